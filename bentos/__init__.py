@@ -1,0 +1,1 @@
+"""Service definitions for each role."""

@@ -1,0 +1,1 @@
+"""ONNX and Flax models in, pure JAX predict functions and their params out."""

@@ -1,0 +1,1 @@
+"""Secure inference for BentoML: predictions computed between organisations under multi-party computation."""

@@ -1,0 +1,75 @@
+"""The MPC protocols on offer: one table, the only place that knows them.
+
+All are semi-honest: parties follow the protocol but may study all they receive. `SPU protocols
+<https://www.secretflow.org.cn/docs/spu>`_: CHEETAH (Huang et al., USENIX Security 2022), SEMI2K (the
+semi-honest part of SPDZ2k, Cramer et al., CRYPTO 2018), ABY3 (Mohassel and Rindal, CCS 2018).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from secure_runner.errors import ConfigError
+
+__all__ = ["PROTOCOLS", "Protocol", "ProtocolName", "Role", "computing_roles", "protocol"]
+
+Role = Literal["model_owner", "data_owner", "helper", "dealer"]
+ProtocolName = Literal["cheetah", "semi2k", "aby3"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What one protocol needs and promises."""
+
+    name: ProtocolName
+    roles: tuple[Role, ...]
+    """Roles that hold shares, in rank order. The dealer holds none and has no rank."""
+    spu_name: str
+    """SPU's name of the protocol in ``RuntimeConfig``."""
+    trust: str
+    """Who must not collude, in a sentence for people."""
+    link_without_sequence_ids: bool
+    """Whether the link runs without message sequence ids: a quarter faster, and not possible with cheetah."""
+
+
+PROTOCOLS: dict[ProtocolName, Protocol] = {
+    "cheetah": Protocol(
+        name="cheetah",
+        roles=("model_owner", "data_owner"),
+        spu_name="CHEETAH",
+        trust="Two parties and nobody else: neither needs to trust a third.",
+        link_without_sequence_ids=False,
+    ),
+    "semi2k": Protocol(
+        name="semi2k",
+        roles=("model_owner", "data_owner"),
+        spu_name="SEMI2K",
+        trust="A dealer hands out randomness; it must not collude with either party.",
+        link_without_sequence_ids=True,
+    ),
+    "aby3": Protocol(
+        name="aby3",
+        roles=("model_owner", "data_owner", "helper"),
+        spu_name="ABY3",
+        trust="Three computing parties, of which no two may collude.",
+        link_without_sequence_ids=True,
+    ),
+}
+
+
+def protocol(name: str) -> Protocol:
+    """Look a protocol up by its name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    for known in get_args(ProtocolName):
+        if name == known:
+            return PROTOCOLS[known]
+    raise ConfigError(f"protocol {name!r} is not known; choose one of {', '.join(PROTOCOLS)}")
+
+
+def computing_roles(name: str) -> tuple[Role, ...]:
+    """Roles that hold shares under the protocol, in rank order."""
+    return protocol(name).roles
