@@ -1,0 +1,1 @@
+"""HTTP at the data owner: from a request to the runner and back."""

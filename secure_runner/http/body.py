@@ -1,0 +1,95 @@
+"""Reading a request's headers and body within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+
+from starlette.requests import ClientDisconnect, Request
+
+from secure_runner.http.codes import RequestError
+from secure_runner.http.settings import HttpSettings
+
+__all__ = ["DEADLINE_HEADER", "REQUEST_ID_HEADER", "deadline_s_of", "read_body", "request_id_of"]
+
+REQUEST_ID_HEADER = "x-request-id"
+DEADLINE_HEADER = "x-request-timeout-s"
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def request_id_of(sent: str | None) -> str:
+    """The client's request id, or a new one. It goes into logs, so its characters are restricted.
+
+    Raises:
+        RequestError: ``bad_header``.
+    """
+    if sent is None:
+        return uuid.uuid4().hex
+    if not _REQUEST_ID.fullmatch(sent):
+        raise RequestError("bad_header", "X-Request-Id has 1 to 128 characters out of A-Z a-z 0-9 . _ : -")
+    return sent
+
+
+def deadline_s_of(sent: str | None, settings: HttpSettings) -> float:
+    """Seconds that the client gives the request.
+
+    Raises:
+        RequestError: ``bad_header``.
+    """
+    if sent is None:
+        return settings.default_deadline_s
+    try:
+        deadline_s = float(sent)
+    except ValueError:
+        deadline_s = float("nan")
+    if not 0 < deadline_s <= settings.max_deadline_s:
+        raise RequestError(
+            "bad_header",
+            f"X-Request-Timeout-S is a number of seconds above 0 and up to {settings.max_deadline_s:g}",
+        )
+    return deadline_s
+
+
+async def read_body(request: Request, settings: HttpSettings) -> bytes:
+    """The whole body, as long as it is neither compressed nor too large nor too slow.
+
+    Chunked bodies announce no length, so bytes are counted as they come.
+
+    Raises:
+        RequestError: ``unsupported_encoding``, ``body_too_large``, ``body_timeout`` or ``malformed_body``.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise RequestError("unsupported_encoding", "bodies are sent without Content-Encoding")
+    announced = request.headers.get("content-length", "")
+    if announced.isascii() and announced.isdigit() and int(announced[:20]) > settings.max_body_bytes:
+        raise _too_large(settings)
+    try:
+        return await asyncio.wait_for(_read(request, settings), settings.body_timeout_s)
+    except asyncio.TimeoutError:
+        raise RequestError(
+            "body_timeout", f"the body did not arrive within {settings.body_timeout_s:g} s"
+        ) from None
+    except ClientDisconnect:
+        raise RequestError("malformed_body", "the client went away before its body had arrived") from None
+
+
+async def _read(request: Request, settings: HttpSettings) -> bytes:
+    chunks: list[bytes] = []
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > settings.max_body_bytes:
+            raise _too_large(settings)
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(settings: HttpSettings) -> RequestError:
+    return RequestError(
+        "body_too_large",
+        f"a body may have {settings.max_body_bytes} bytes",
+        expected={"max_body_bytes": settings.max_body_bytes},
+    )

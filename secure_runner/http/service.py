@@ -1,0 +1,91 @@
+"""The HTTP side as the base class of a BentoML service.
+
+    @bentoml.service(**SERVICE_OPTIONS, name="credit")
+    class Credit(PredictionService):
+        runner = bentoml.depends(SecureRunner.for_model("credit:latest"))
+
+        @bentoml.on_startup
+        def open(self) -> None:
+            self.open_http(predictor, settings)
+
+``POST /predict`` is a BentoML API: it is in the OpenAPI page and in the schema that BentoML's clients read.
+Its request, though, reaches us unread, because BentoML's own reading reshapes arrays, lets NaN pass and logs
+the values of what it refuses. The other routes are a mounted application.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import bentoml
+import numpy.typing as npt
+from _bentoml_sdk.io_models import IODescriptor
+from starlette.requests import Request
+from starlette.responses import Response
+
+from secure_runner.http.app import PredictionApi, create_app
+from secure_runner.http.settings import HttpSettings
+from secure_runner.http.types import Observer, Predictor
+
+__all__ = ["SERVICE_OPTIONS", "PredictionService"]
+
+# BentoML's own probe of the runner hangs up to the traffic timeout where the runner is dead or starting.
+SERVICE_OPTIONS: dict[str, Any] = {
+    "workers": 1,
+    "traffic": {"timeout": 330},
+    "runner_probe": {"enabled": False, "timeout": 1, "period": 10},
+}
+
+
+class _Unread(IODescriptor):  # type: ignore[misc]  # BentoML has no types
+    """An input whose HTTP request is handed to the API method as it is."""
+
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: Any) -> _Unread:
+        """Leave the body unread; whoever answers reads it within bounds."""
+        unread: _Unread = cls.model_construct(inputs=request)
+        return unread
+
+
+class PredictInput(_Unread):
+    """Rows of one input, or an object of input name to rows."""
+
+    inputs: npt.NDArray[Any]
+
+
+class PredictOutput(IODescriptor):  # type: ignore[misc]
+    """Rows of one output, or an object of output name to rows."""
+
+    outputs: Any
+
+
+class PredictionService:
+    """Base class of a data owner's service; each subclass gets the routes and a readiness of its own."""
+
+    http_api: ClassVar[PredictionApi]
+    predict: Any
+    """``POST /predict``, as a BentoML API method."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        api = PredictionApi()
+        cls.http_api = api
+        bentoml.asgi_app(create_app(api), path="/", name="secure-runner")(cls)
+
+        async def predict(self: Any, inputs: Any) -> Any:
+            """Predict privately: neither the rows nor the answer leave the data owner in the clear."""
+            response: Response = await api.predict(inputs)
+            return response
+
+        cls.predict = bentoml.api(predict, input_spec=PredictInput, output_spec=PredictOutput)
+
+    def open_http(
+        self, predictor: Predictor, settings: HttpSettings, observe: Observer | None = None
+    ) -> None:
+        """Start answering predictions; before this call they get 503."""
+        self.http_api.bind(predictor, settings, observe)
+
+    async def __is_ready__(self) -> bool:
+        """What ``/readyz`` says, within 1.5 s whatever state the runner is in."""
+        ready, _ = await self.http_api.ready()
+        return ready
