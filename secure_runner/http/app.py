@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,11 @@ class PredictionApi:
         self._limiter = Limiter(settings)
 
     @property
+    def bound(self) -> bool:
+        """Whether there is a predictor yet."""
+        return self._predictor is not None
+
+    @property
     def predictor(self) -> Predictor:
         """The predictor.
 
@@ -171,32 +176,30 @@ class PredictionApi:
         return response
 
     async def _predict(self, exchange: Exchange, decode: Decode) -> Response:
-        request, settings = exchange.request, self._settings
-        predictor = self.predictor
+        request, settings, predictor = exchange.request, self._settings, self.predictor
+        manifest = predictor.manifest
         deadline_s = deadline_s_of(request.headers.get(DEADLINE_HEADER), settings)
         self._limiter.admit_request(exchange.client)
         body = await read_body(request, settings)
         exchange.request_bytes = len(body)
-        raw, encode = decode(exchange, body, predictor.manifest)
+        raw, encode = decode(exchange, body, manifest)
         limits = self._limiter.limits_of(exchange.client)
-        inputs = validate_inputs(predictor.manifest, raw, max_rows=limits.rows_per_request)
-        exchange.rows = batch_rows(predictor.manifest, inputs)
+        inputs = validate_inputs(manifest, raw, max_rows=limits.rows_per_request)
+        exchange.rows = batch_rows(manifest, inputs)
         self._limiter.admit_rows(exchange.client, exchange.rows)
         left_s = deadline_s - (time.monotonic() - exchange.started_s)
         if left_s <= 0:
             raise DeadlineError(f"the deadline of {deadline_s:g} s passed while the body was read")
+        computed = predictor.predict(
+            inputs, request_id=exchange.request_id, deadline_s=left_s, client=exchange.client
+        )
         try:
-            outputs = await asyncio.wait_for(
-                predictor.predict(
-                    inputs, request_id=exchange.request_id, deadline_s=left_s, client=exchange.client
-                ),
-                left_s,
-            )
+            outputs = await asyncio.wait_for(computed, left_s)
         except asyncio.TimeoutError:
             raise DeadlineError(
                 f"the deadline of {deadline_s:g} s passed before the answer was there"
             ) from None
-        return encode(_in_order(predictor.manifest, outputs))
+        return encode({spec.name: outputs[spec.name] for spec in manifest.outputs})
 
     def _decode_predict(self, exchange: Exchange, body: bytes, manifest: Manifest) -> Decoded:
         headers = exchange.request.headers
@@ -240,10 +243,6 @@ async def _routing_error(_: Request, error: Exception) -> Response:
     message = f"{error.detail}; see docs/http.md for the paths and their methods"
     content = orjson.dumps({"error": {"code": code, "message": message}})
     return Response(content, status_code=error.status_code, media_type=JSON, headers=error.headers)
-
-
-def _in_order(manifest: Manifest, outputs: Mapping[str, Any]) -> Arrays:
-    return {spec.name: outputs[spec.name] for spec in manifest.outputs}
 
 
 def _error_response(

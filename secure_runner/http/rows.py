@@ -33,8 +33,8 @@ def array_of_rows(spec: TensorSpec, raw: Any, max_rows: int | None) -> npt.NDArr
     """Nested lists of the spec's shape as an array of float64, int64 or bool.
 
     Raises:
-        RequestError: ``wrong_shape``, ``ragged_rows``, ``wrong_dtype``, ``not_finite`` (null), ``empty_batch``,
-            ``too_many_rows`` or ``out_of_range`` (an integer beyond 64 bits).
+        RequestError: ``wrong_shape``, ``ragged_rows``, ``wrong_dtype``, ``not_finite`` (null),
+            ``empty_batch``, ``too_many_rows`` or ``out_of_range`` (an integer beyond 64 bits).
     """
     if batch_axis(spec) == 0 and isinstance(raw, list):
         check_rows(spec, len(raw), max_rows)

@@ -18,12 +18,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import bentoml
-import numpy.typing as npt
 from _bentoml_sdk.io_models import IODescriptor
 from starlette.requests import Request
 from starlette.responses import Response
 
 from secure_runner.http.app import PredictionApi, create_app
+from secure_runner.http.schemas import inputs_schema, outputs_schema
 from secure_runner.http.settings import HttpSettings
 from secure_runner.http.types import Observer, Predictor
 
@@ -37,26 +37,43 @@ SERVICE_OPTIONS: dict[str, Any] = {
 }
 
 
-class _Unread(IODescriptor):  # type: ignore[misc]  # BentoML has no types
-    """An input whose HTTP request is handed to the API method as it is."""
+def _specs(api: PredictionApi) -> tuple[type[IODescriptor], type[IODescriptor]]:
+    """Input and output specs of one service; their schemas follow the manifest once there is one."""
 
-    @classmethod
-    async def from_http_request(cls, request: Request, serde: Any) -> _Unread:
-        """Leave the body unread; whoever answers reads it within bounds."""
-        unread: _Unread = cls.model_construct(inputs=request)
-        return unread
+    class PredictInput(IODescriptor):  # type: ignore[misc]  # BentoML has no types
+        """Rows of one input, or an object of input name to rows."""
 
+        inputs: Any
 
-class PredictInput(_Unread):
-    """Rows of one input, or an object of input name to rows."""
+        @classmethod
+        async def from_http_request(cls, request: Request, serde: Any) -> Any:
+            """Leave the body unread; whoever answers reads it within bounds."""
+            return cls.model_construct(inputs=request)
 
-    inputs: npt.NDArray[Any]
+        @classmethod
+        def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            """For people in mode ``serialization``, for BentoML's clients otherwise."""
+            schema: dict[str, Any] = super().model_json_schema(*args, **kwargs)
+            if api.bound:
+                for_client = kwargs.get("mode", "validation") == "validation"
+                manifest = api.predictor.manifest
+                schema["properties"]["inputs"] = inputs_schema(manifest, for_bentoml_client=for_client)
+            return schema
 
+    class PredictOutput(IODescriptor):  # type: ignore[misc]
+        """Rows of one output, or an object of output name to rows."""
 
-class PredictOutput(IODescriptor):  # type: ignore[misc]
-    """Rows of one output, or an object of output name to rows."""
+        outputs: Any
 
-    outputs: Any
+        @classmethod
+        def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            """The same for everybody."""
+            schema: dict[str, Any] = super().model_json_schema(*args, **kwargs)
+            if api.bound:
+                schema["properties"]["outputs"] = outputs_schema(api.predictor.manifest)
+            return schema
+
+    return PredictInput, PredictOutput
 
 
 class PredictionService:
@@ -77,7 +94,8 @@ class PredictionService:
             response: Response = await api.predict(inputs)
             return response
 
-        cls.predict = bentoml.api(predict, input_spec=PredictInput, output_spec=PredictOutput)
+        input_spec, output_spec = _specs(api)
+        cls.predict = bentoml.api(predict, input_spec=input_spec, output_spec=output_spec)
 
     def open_http(
         self, predictor: Predictor, settings: HttpSettings, observe: Observer | None = None
