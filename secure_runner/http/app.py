@@ -1,15 +1,6 @@
-"""The HTTP application: one path from a request to the predictor and back, for every form of request."""
+"""The application with every route of the data owner's service but BentoML's own."""
 
 from __future__ import annotations
-
-import asyncio
-import logging
-import math
-import time
-import traceback
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 from starlette.applications import Starlette
@@ -18,259 +9,37 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from secure_runner.errors import (
-    DeadlineError,
-    OverloadedError,
-    SecureRunnerError,
-    UnavailableError,
-)
-from secure_runner.http.auth import Authenticator
-from secure_runner.http.body import (
-    DEADLINE_HEADER,
-    REQUEST_ID_HEADER,
-    deadline_s_of,
-    read_body,
-    request_id_of,
-)
-from secure_runner.http.codecs import JSON, decode_body, encoding_for, media_type_of
-from secure_runner.http.codes import RequestError, public_error
-from secure_runner.http.limits import Limiter
-from secure_runner.http.settings import HttpSettings
-from secure_runner.http.types import Arrays, Observer, Predictor, RequestOutcome
-from secure_runner.http.validation import batch_rows, validate_inputs
-from secure_runner.programs.manifest import Manifest
+from secure_runner.http.api import PredictionApi
+from secure_runner.http.codecs import JSON
+from secure_runner.http.oip import oip_routes
+from secure_runner.http.openapi import openapi_document
 
-__all__ = ["Exchange", "PredictionApi", "create_app"]
-
-logger = logging.getLogger(__name__)
-
-READY_TIMEOUT_S = 1.5
-_CLOSING_CODES = frozenset({"body_too_large", "body_timeout", "unsupported_encoding"})
-
-
-@dataclass
-class Exchange:
-    """One request under way: what is known of it so far, for its answer and for those who watch."""
-
-    request: Request
-    endpoint: str
-    request_id: str
-    started_s: float = field(default_factory=time.monotonic)
-    client: str | None = None
-    rows: int = 0
-    request_bytes: int = 0
-
-
-Decoded = tuple[Any, Callable[[Arrays], Response]]
-Decode = Callable[[Exchange, bytes, Manifest], Decoded]
-RenderError = Callable[[dict[str, Any]], dict[str, Any]]
-
-
-class PredictionApi:
-    """Everything that requests have in common: identity, limits, bounds, deadline, errors.
-
-    It can be created before its predictor exists; until `bind` every prediction is answered with 503.
-    """
-
-    def __init__(
-        self,
-        predictor: Predictor | None = None,
-        settings: HttpSettings | None = None,
-        observe: Observer | None = None,
-    ) -> None:
-        self._in_flight = 0
-        self.bind(predictor, HttpSettings(authentication="none") if settings is None else settings, observe)
-
-    def bind(
-        self, predictor: Predictor | None, settings: HttpSettings, observe: Observer | None = None
-    ) -> None:
-        """Say who answers, under which settings, and who is told of each request."""
-        self._predictor = predictor
-        self._settings = settings
-        self._observe = observe
-        self._authenticator = Authenticator(settings)
-        self._limiter = Limiter(settings)
-
-    @property
-    def bound(self) -> bool:
-        """Whether there is a predictor yet."""
-        return self._predictor is not None
-
-    @property
-    def predictor(self) -> Predictor:
-        """The predictor.
-
-        Raises:
-            UnavailableError: it has not started yet.
-        """
-        if self._predictor is None:
-            raise UnavailableError("the service is starting")
-        return self._predictor
-
-    async def ready(self) -> tuple[bool, str]:
-        """Whether a prediction would be computed now; decided within 1.5 s."""
-        try:
-            return await asyncio.wait_for(self.predictor.ready(), READY_TIMEOUT_S)
-        except asyncio.TimeoutError:
-            return False, f"the runner did not answer within {READY_TIMEOUT_S:g} s"
-        except Exception as error:
-            return False, f"the runner cannot be asked: {type(error).__name__}"
-
-    async def predict(self, request: Request) -> Response:
-        """``POST /predict``."""
-        return await self.answer(request, "/predict", self._decode_predict)
-
-    async def manifest(self, request: Request) -> Response:
-        """``GET /manifest``: the program's manifest, and its digest as ETag."""
-
-        async def read(_: Exchange) -> Response:
-            manifest = self.predictor.manifest
-            etag = f'"{manifest.digest}"'
-            if request.headers.get("if-none-match") == etag:
-                return Response(status_code=304, headers={"etag": etag})
-            return Response(manifest.canonical_json(), media_type=JSON, headers={"etag": etag})
-
-        return await self.guarded(request, "/manifest", read)
-
-    async def answer(
-        self, request: Request, endpoint: str, decode: Decode, render_error: RenderError | None = None
-    ) -> Response:
-        """One prediction, in the form that ``decode`` reads and answers in."""
-
-        async def predict(exchange: Exchange) -> Response:
-            if self._in_flight >= self._settings.max_requests_in_flight:
-                raise OverloadedError(
-                    "as many requests as the service holds are under way", retry_after_s=1.0
-                )
-            self._in_flight += 1
-            try:
-                return await self._predict(exchange, decode)
-            finally:
-                self._in_flight -= 1
-
-        return await self.guarded(request, endpoint, predict, render_error)
-
-    async def guarded(
-        self,
-        request: Request,
-        endpoint: str,
-        respond: Callable[[Exchange], Awaitable[Response]],
-        render_error: RenderError | None = None,
-    ) -> Response:
-        """Authenticate, respond, and turn every failure into an error body with a code."""
-        exchange = Exchange(request, endpoint, request_id=request_id_of(None))
-        code = "ok"
-        try:
-            exchange.request_id = request_id_of(request.headers.get(REQUEST_ID_HEADER))
-            exchange.client = self._authenticator.client_of(request.headers.get("authorization"))
-            response = await respond(exchange)
-        except SecureRunnerError as error:
-            if error.http_status == 500:
-                _log_defect(exchange, error)
-            code, response = _error_response(exchange, error, render_error)
-        except Exception as error:
-            _log_defect(exchange, error)
-            code, response = _error_response(exchange, SecureRunnerError(""), render_error)
-        response.headers[REQUEST_ID_HEADER] = exchange.request_id
-        self._report(exchange, code, response)
-        return response
-
-    async def _predict(self, exchange: Exchange, decode: Decode) -> Response:
-        request, settings, predictor = exchange.request, self._settings, self.predictor
-        manifest = predictor.manifest
-        deadline_s = deadline_s_of(request.headers.get(DEADLINE_HEADER), settings)
-        self._limiter.admit_request(exchange.client)
-        body = await read_body(request, settings)
-        exchange.request_bytes = len(body)
-        raw, encode = decode(exchange, body, manifest)
-        limits = self._limiter.limits_of(exchange.client)
-        inputs = validate_inputs(manifest, raw, max_rows=limits.rows_per_request)
-        exchange.rows = batch_rows(manifest, inputs)
-        self._limiter.admit_rows(exchange.client, exchange.rows)
-        left_s = deadline_s - (time.monotonic() - exchange.started_s)
-        if left_s <= 0:
-            raise DeadlineError(f"the deadline of {deadline_s:g} s passed while the body was read")
-        computed = predictor.predict(
-            inputs, request_id=exchange.request_id, deadline_s=left_s, client=exchange.client
-        )
-        try:
-            outputs = await asyncio.wait_for(computed, left_s)
-        except asyncio.TimeoutError:
-            raise DeadlineError(
-                f"the deadline of {deadline_s:g} s passed before the answer was there"
-            ) from None
-        return encode({spec.name: outputs[spec.name] for spec in manifest.outputs})
-
-    def _decode_predict(self, exchange: Exchange, body: bytes, manifest: Manifest) -> Decoded:
-        headers = exchange.request.headers
-        media_type = media_type_of(headers.get("content-type"))
-        encoding = encoding_for(headers.get("accept"), media_type, manifest)
-        raw = decode_body(media_type, body, manifest, max_bytes=self._settings.max_body_bytes)
-        return raw, lambda outputs: Response(encoding.encode(outputs), media_type=encoding.media_type)
-
-    def _report(self, exchange: Exchange, code: str, response: Response) -> None:
-        if self._observe is None:
-            return
-        self._observe(
-            RequestOutcome(
-                endpoint=exchange.endpoint,
-                request_id=exchange.request_id,
-                client=exchange.client,
-                status=response.status_code,
-                code=code,
-                rows=exchange.rows,
-                request_bytes=exchange.request_bytes,
-                response_bytes=len(bytes(response.body)),
-                duration_s=time.monotonic() - exchange.started_s,
-            )
-        )
+__all__ = ["create_app"]
 
 
 def create_app(api: PredictionApi) -> Starlette:
-    """The application with every route of the data owner's service but BentoML's own."""
+    """``/predict``, ``/manifest``, ``/openapi.json`` and ``/v2``, answered by ``api``."""
+
+    async def openapi(_: Request) -> Response:
+        manifest = api.predictor.manifest if api.bound else None
+        return Response(orjson.dumps(openapi_document(manifest)), media_type=JSON)
+
     return Starlette(
         routes=[
             Route("/predict", api.predict, methods=["POST"]),
             Route("/manifest", api.manifest, methods=["GET"]),
+            Route("/openapi.json", openapi, methods=["GET"]),
+            *oip_routes(api),
         ],
         exception_handlers={HTTPException: _routing_error},
     )
 
 
-async def _routing_error(_: Request, error: Exception) -> Response:
+async def _routing_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for this class alone"
     code = "method_not_allowed" if error.status_code == 405 else "not_found"
-    message = f"{error.detail}; see docs/http.md for the paths and their methods"
-    content = orjson.dumps({"error": {"code": code, "message": message}})
-    return Response(content, status_code=error.status_code, media_type=JSON, headers=error.headers)
-
-
-def _error_response(
-    exchange: Exchange, error: SecureRunnerError, render: RenderError | None
-) -> tuple[str, Response]:
-    status, code, message = public_error(error)
-    details = error.details if isinstance(error, RequestError) else {}
-    body: dict[str, Any] = {"code": code, "message": message, "request_id": exchange.request_id, **details}
-    headers: dict[str, str] = {}
-    if isinstance(error, OverloadedError | UnavailableError):
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-        body["retry_after_s"] = error.retry_after_s
-    if status == 401:
-        headers["www-authenticate"] = "Bearer"
-    if code in _CLOSING_CODES:
-        # The rest of the body is not read, so nothing can follow it on this connection.
-        headers["connection"] = "close"
-    content = orjson.dumps({"error": body} if render is None else render(body))
-    return code, Response(content, status_code=status, media_type=JSON, headers=headers)
-
-
-def _log_defect(exchange: Exchange, error: BaseException) -> None:
-    """Where it happened, without the message: a library's message may quote a value."""
-    frames = traceback.extract_tb(error.__traceback__)
-    logger.error(
-        "request %s on %s failed with %s at %s",
-        exchange.request_id,
-        exchange.endpoint,
-        type(error).__name__,
-        " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(frames)),
-    )
+    message = f"{error.detail}: see GET /openapi.json for the paths and their methods"
+    body: dict[str, object] = {"error": {"code": code, "message": message}}
+    if request.url.path.startswith("/v2"):
+        body = {"error": message, "code": code}
+    return Response(orjson.dumps(body), status_code=error.status_code, media_type=JSON, headers=error.headers)

@@ -11,7 +11,14 @@ from starlette.requests import ClientDisconnect, Request
 from secure_runner.http.codes import RequestError
 from secure_runner.http.settings import HttpSettings
 
-__all__ = ["DEADLINE_HEADER", "REQUEST_ID_HEADER", "deadline_s_of", "read_body", "request_id_of"]
+__all__ = [
+    "DEADLINE_HEADER",
+    "REQUEST_ID_HEADER",
+    "deadline_s_of",
+    "is_request_id",
+    "read_body",
+    "request_id_of",
+]
 
 REQUEST_ID_HEADER = "x-request-id"
 DEADLINE_HEADER = "x-request-timeout-s"
@@ -27,9 +34,14 @@ def request_id_of(sent: str | None) -> str:
     """
     if sent is None:
         return uuid.uuid4().hex
-    if not _REQUEST_ID.fullmatch(sent):
+    if not is_request_id(sent):
         raise RequestError("bad_header", "X-Request-Id has 1 to 128 characters out of A-Z a-z 0-9 . _ : -")
     return sent
+
+
+def is_request_id(text: str | None) -> bool:
+    """Whether a text may be used as a request id."""
+    return text is not None and _REQUEST_ID.fullmatch(text) is not None
 
 
 def deadline_s_of(sent: str | None, settings: HttpSettings) -> float:

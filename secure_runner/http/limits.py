@@ -93,6 +93,12 @@ class Limiter:
             )
         usage.rows += rows
 
+    def return_rows(self, client: str | None, rows: int) -> None:
+        """Give back the rows of a batch that was admitted and then not computed."""
+        usage = self._usage.get(client)
+        if usage is not None:
+            usage.rows = max(0, usage.rows - rows)
+
     def _usage_of(self, client: str | None, limits: ClientLimits) -> _Usage:
         usage = self._usage.get(client)
         if usage is None:

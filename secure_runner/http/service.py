@@ -22,7 +22,8 @@ from _bentoml_sdk.io_models import IODescriptor
 from starlette.requests import Request
 from starlette.responses import Response
 
-from secure_runner.http.app import PredictionApi, create_app
+from secure_runner.http.api import PredictionApi
+from secure_runner.http.app import create_app
 from secure_runner.http.schemas import inputs_schema, outputs_schema
 from secure_runner.http.settings import HttpSettings
 from secure_runner.http.types import Observer, Predictor
