@@ -1,0 +1,268 @@
+"""`from_onnx`: the steps of a conversion in their order."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import onnx
+
+import converters.onnx.ops  # noqa: F401  registers the operators
+from converters.errors import InputSpecError, Problem, UnsupportedModelError
+from converters.local_steps import LocalStep, apply_steps
+from converters.model import ConversionReport, ConvertedModel, Numeric, TensorSpec
+from converters.onnx.dtypes import STRING, canonical, canonical_dtype
+from converters.onnx.fold import fold_constants
+from converters.onnx.graph import Constants, Graph
+from converters.onnx.inputs import InputShapes, resolve_inputs
+from converters.onnx.labels import separate_labels
+from converters.onnx.load import load_graph, load_model
+from converters.onnx.structure import demanded_values, dependent_values
+from converters.onnx.trace import PrivateFunction, Tracer
+from converters.onnx.values import is_public
+from converters.passes import Rewrites, chosen_passes
+
+__all__ = ["from_onnx"]
+
+_PROBE_BATCHES = (2, 3)
+"""Two sizes tell which dimensions follow the batch."""
+_LARGEST_PUBLIC_FLOATS = 64
+"""Elements; more floats than that are no shape arithmetic, so they may be trained."""
+_TIED_ELEMENTS = 1024
+"""Equal arrays of at least this size are one tied weight; equal small ones are chance, which would tell."""
+
+
+def from_onnx(
+    source: str | os.PathLike[str] | onnx.ModelProto,
+    *,
+    input_shapes: InputShapes | None = None,
+    static: Mapping[str, Any] | None = None,
+    calibration: Sequence[Any] | None = None,
+    rewrites: Rewrites = None,
+) -> ConvertedModel:
+    """Convert an ONNX model (ai.onnx 7 to 27, ai.onnx.ml 1 to 5).
+
+    Args:
+        source: path of the file, or the model itself.
+        input_shapes: shape by input name, ``None`` for the batch; for dimensions that the model leaves open.
+        static: value by input name: fixed while converting, and public.
+        calibration: sample inputs, one array for each input (or several such lists).
+        rewrites: which rewrites run, see `converters.passes.chosen_passes`.
+
+    Returns:
+        The model as a pure JAX function with its weights apart: no trained value is in the function.
+
+    Raises:
+        ModelFileError: the file cannot be read or refers to data outside its folder.
+        InputSpecError: an input's shape is not known or does not fit.
+        UnsupportedModelError: with every node that cannot be converted.
+    """
+    model = load_model(source)
+    fixed = {name: np.asarray(value) for name, value in (static or {}).items()}
+    graph = load_graph(model)
+    graph.inputs = resolve_inputs(model, input_shapes, fixed)
+    graph.sent = list(graph.inputs)
+    graph.constants.update(fixed)
+    separate_labels(graph)
+    fold_constants(graph)
+    _record_shapes(graph)
+    applied = [entry.name for entry in chosen_passes(rewrites) if entry.apply(graph)]
+    fold_constants(graph)
+    return _finish(graph, applied, frozenset(fixed))
+
+
+def _finish(graph: Graph, applied: list[str], fixed: frozenset[str]) -> ConvertedModel:
+    demanded = frozenset(demanded_values(graph, dependent_values(graph)))
+    public, secret = _partition(graph, demanded | fixed)
+    tracer, results = _probe(graph, demanded, public, secret)
+    public_names = [name for name in public if name in tracer.used_constants]
+    _check_public(graph, public, public_names)
+    params, aliases = _params(secret, tracer.used_params)
+    graph.constants = {name: public[name] for name in public_names}
+    private_outputs = tuple(
+        TensorSpec(name, str(np.dtype(first.dtype)), _common_shape(first.shape, second.shape))
+        for name, first, second in zip(graph.outputs, *results, strict=True)
+    )
+    report = ConversionReport(
+        ops=dict(Counter(node.op for node in graph.walk())),
+        rewrites=tuple(applied),
+        warnings=tuple(graph.warnings),
+        statements=tuple(graph.statements),
+        public_constants=tuple(
+            f"{name} {public[name].dtype}{list(public[name].shape)}"
+            for name in public_names
+            if name not in fixed
+        ),
+    )
+    return ConvertedModel(
+        params=params,
+        inputs=tuple(graph.sent),
+        outputs=_received(graph, private_outputs),
+        private_inputs=tuple(graph.inputs),
+        private_outputs=private_outputs,
+        private_predict=PrivateFunction(graph, demanded, aliases),
+        encode=tuple(graph.encode),
+        decode=tuple(graph.decode),
+        numeric=Numeric(),
+        report=report,
+    )
+
+
+def _partition(graph: Graph, demanded: frozenset[str]) -> tuple[Constants, Constants]:
+    """Constants that may be public, and those that are secret."""
+    public: Constants = {}
+    secret: Constants = {}
+    for name, value in graph.constants.items():
+        is_open = name in demanded or (name not in graph.derived and is_public(value))
+        (public if is_open else secret)[name] = value
+    return public, secret
+
+
+def _probe(
+    graph: Graph, demanded: frozenset[str], public: Constants, secret: Constants
+) -> tuple[Tracer, list[list[Any]]]:
+    """Trace with abstract values at two batch sizes; all problems are raised at once."""
+    problems: list[Problem] = []
+    merged: Tracer | None = None
+    results = []
+    for batch in _PROBE_BATCHES:
+        tracer, outputs = _trace_abstract(graph, demanded, public, secret, batch, problems)
+        if problems:
+            raise UnsupportedModelError(problems)
+        results.append(outputs)
+        if merged is not None:
+            tracer.used_params |= merged.used_params
+            tracer.used_constants |= merged.used_constants
+        merged = tracer
+    assert merged is not None
+    return merged, results
+
+
+def _trace_abstract(
+    graph: Graph,
+    demanded: frozenset[str],
+    public: Constants,
+    secret: Constants,
+    batch: int,
+    problems: list[Problem],
+) -> tuple[Tracer, list[Any]]:
+    holder: list[Tracer] = []
+    full = graph.constants
+    graph.constants = public
+
+    def function(params: dict[str, Any], *inputs: Any) -> dict[str, Any]:
+        tracer = Tracer(graph, demanded, {}, params, problems=problems)
+        holder.append(tracer)
+        outputs = tracer.run(inputs)
+        shapes = {name: value for name, value in tracer.traced.items() if name not in tracer.failed}
+        return {"outputs": outputs, "values": _own_level(shapes, inputs)}
+
+    numeric = {name: value for name, value in secret.items() if value.dtype.kind in "fiub"}
+    params = {
+        name: jax.ShapeDtypeStruct(value.shape, canonical_dtype(value.dtype))
+        for name, value in numeric.items()
+    }
+    arrays = [jax.ShapeDtypeStruct(spec.with_batch(batch), _abstract_dtype(spec)) for spec in graph.inputs]
+    try:
+        result = jax.eval_shape(function, params, *arrays)
+    finally:
+        graph.constants = full
+    holder[0].traced = result["values"]
+    return holder[0], list(result["outputs"])
+
+
+def _own_level(values: dict[str, Any], inputs: Sequence[Any]) -> dict[str, Any]:
+    """Without values that only exist inside a vectorised Scan."""
+    level = max((getattr(x._trace, "level", 0) for x in inputs if hasattr(x, "_trace")), default=0)
+    return {n: v for n, v in values.items() if getattr(getattr(v, "_trace", None), "level", level) <= level}
+
+
+def _abstract_dtype(spec: TensorSpec) -> str:
+    return "int32" if spec.dtype == STRING else spec.dtype
+
+
+def _record_shapes(graph: Graph) -> None:
+    """Shapes of all values that can be traced now, for the passes. Problems are raised later."""
+    demanded = frozenset(demanded_values(graph, dependent_values(graph)))
+    public, secret = _partition(graph, demanded)
+    runs = []
+    for batch in _PROBE_BATCHES:
+        tracer, _ = _trace_abstract(graph, demanded, public, secret, batch, problems=[])
+        runs.append(tracer.traced)
+    for name, first in runs[0].items():
+        second = runs[1].get(name)
+        if second is not None:
+            graph.shapes[name] = (_common_shape(first.shape, second.shape), str(np.dtype(first.dtype)))
+
+
+def _common_shape(first: Sequence[int], second: Sequence[int]) -> tuple[int | None, ...]:
+    return tuple(a if a == b else None for a, b in zip(first, second, strict=True))
+
+
+def _check_public(graph: Graph, public: Constants, names: list[str]) -> None:
+    large = [
+        name
+        for name in names
+        if public[name].dtype.kind == "f" and public[name].size > _LARGEST_PUBLIC_FLOATS
+    ]
+    problems = [
+        Problem(
+            node.name,
+            node.op,
+            node.domain,
+            node.version,
+            f"it needs the {public[name].size} floats of {name!r} while converting; they may be trained.",
+            "compute them inside the model from an input, or pass them as static={...} to make them public.",
+        )
+        for name in large
+        for node in graph.consumers().get(name, [])[:1]
+    ]
+    if problems:
+        raise UnsupportedModelError(problems)
+
+
+def _params(secret: Constants, used: set[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The secret weights that the program reads, tied ones once, and who shares whose name."""
+    params: dict[str, Any] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, raw in secret.items():
+        if name not in used:
+            continue
+        value = np.ascontiguousarray(canonical(raw)).reshape(raw.shape)
+        key = (value.dtype.str, value.shape, value.tobytes()) if _may_be_tied(value) else (name,)
+        first = seen.setdefault(key, name)
+        if first == name:
+            params[name] = value
+        else:
+            aliases[name] = first
+    return params, aliases
+
+
+def _may_be_tied(value: np.ndarray[Any, Any]) -> bool:
+    return value.size >= _TIED_ELEMENTS and bool((value != value.flat[0]).any())
+
+
+def _received(graph: Graph, private_outputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """What decode makes of the private outputs: their dtypes and shapes."""
+    first, second = (_decoded(graph.decode, private_outputs, batch) for batch in _PROBE_BATCHES)
+    missing = [name for name in graph.received if name not in first]
+    if missing:
+        raise InputSpecError(f"outputs {missing} are neither computed nor decoded.")
+    return tuple(
+        TensorSpec(
+            name,
+            STRING if first[name].dtype.kind in "UO" else str(first[name].dtype),
+            _common_shape(first[name].shape, second[name].shape),
+        )
+        for name in graph.received
+    )
+
+
+def _decoded(steps: list[LocalStep], specs: tuple[TensorSpec, ...], batch: int) -> dict[str, Any]:
+    zeros = {spec.name: np.zeros(spec.with_batch(batch), spec.dtype) for spec in specs}
+    return apply_steps(steps, zeros)

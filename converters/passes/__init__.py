@@ -1,0 +1,54 @@
+"""Rewrites of the graph before it is traced: each small, named, and with a switch.
+
+A pass is a function ``(Graph) -> int`` that changes the graph in place and returns how many places it
+changed. All weights are in the clear at this point, at the model owner, so what can be computed from weights
+alone is computed here. ``PASSES`` is the order in which they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from converters.errors import ConversionError
+from converters.onnx.graph import Graph
+from converters.passes.labels import peel_labels
+
+__all__ = ["PASSES", "Pass", "chosen_passes"]
+
+Rewrites = Mapping[str, bool] | Collection[str] | None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One rewrite."""
+
+    name: str
+    """Name in ``rewrites=``, the report and the manifest."""
+    apply: Callable[[Graph], int]
+    default: bool = True
+
+
+PASSES: tuple[Pass, ...] = (Pass("peel_labels", peel_labels),)
+
+
+def chosen_passes(rewrites: Rewrites) -> tuple[Pass, ...]:
+    """The passes to run.
+
+    Args:
+        rewrites: nothing for the defaults, a mapping of names to switch some on or off, or the names of
+            exactly those to run.
+
+    Raises:
+        ConversionError: there is no pass of that name.
+    """
+    named = set(rewrites or ())
+    unknown = sorted(named - {entry.name for entry in PASSES})
+    if unknown:
+        known = ", ".join(entry.name for entry in PASSES)
+        raise ConversionError(f"there is no rewrite {', '.join(unknown)}; there are {known}.")
+    if rewrites is None:
+        return tuple(entry for entry in PASSES if entry.default)
+    if isinstance(rewrites, Mapping):
+        return tuple(entry for entry in PASSES if rewrites.get(entry.name, entry.default))
+    return tuple(entry for entry in PASSES if entry.name in named)
