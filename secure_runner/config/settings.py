@@ -26,7 +26,9 @@ LARGEST_PORT = 65535
 
 Port = Annotated[int, Field(ge=1, le=LARGEST_PORT)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Bytes = Annotated[int, Field(ge=1024, le=2**31 - 1)]
+# gRPC counts in 32 bits.
+MessageBytes = Annotated[int, Field(ge=1024, le=2**31 - 1)]
+Bytes = Annotated[int, Field(ge=1024, le=2**50)]
 PartyName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,253}$")]
 FileName = Annotated[str, Field(min_length=1)]
@@ -92,6 +94,8 @@ class Timeouts(FrozenSettings):
     """How long a starting session waits until all its parties are connected."""
     recv_timeout_s: Seconds = 30.0
     """Longest wait for one message of another party, on the SPU link and on the control channel."""
+    transfer_timeout_s: Seconds = 300.0
+    """Longest time for one message on the control channel to cross the line; the largest are shares."""
     run_timeout_s: Seconds = 120.0
     """Longest time one batch may compute before the session is given up."""
     handshake_timeout_s: Seconds = 5.0
@@ -123,11 +127,13 @@ class Retries(FrozenSettings):
 
 
 class Limits(FrozenSettings):
-    """Largest messages accepted from another party, in bytes."""
+    """How much is accepted from another party, in bytes."""
 
-    control_message_bytes: Bytes = 256 * 1024 * 1024
+    control_message_bytes: MessageBytes = 256 * 1024 * 1024
     """One message on SecretFlow's control channel; the largest are shares of the params."""
-    coordination_message_bytes: Bytes = 64 * 1024
+    control_backlog_bytes: Bytes = 4 * 1024 * 1024 * 1024
+    """All messages of one party on the control channel that nobody has asked for yet."""
+    coordination_message_bytes: MessageBytes = 64 * 1024
     """One message between two runners."""
 
 
