@@ -1,0 +1,68 @@
+"""Entry of a party process: ``python -m secure_runner.party FD``, started by a runner only."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from secure_runner.frames import Frame, Kind
+from secure_runner.party.exit import FailureCode, end_process
+from secure_runner.party.pipe import Pipe
+from secure_runner.party.spec import SessionSpec
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> NoReturn:
+    """Import what takes long, say so, wait for the session, serve it, end."""
+    die_with_parent()
+    # The runner ends this process itself, after the requests in flight: a terminal's Ctrl-C and a server's
+    # SIGTERM reach the whole process group and must not get there first.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s party[%(process)d] %(message)s")
+    pipe = Pipe(socket.socket(fileno=int(sys.argv[1])))
+    pipe.listen()
+    try:
+        import secure_runner.party.cluster  # noqa: F401  # the slow import is the point
+    except Exception as error:
+        end_process(pipe, FailureCode.PROGRAM, error)
+    serve_session(pipe)
+
+
+def serve_session(pipe: Pipe) -> NoReturn:
+    """Wait for the session's description, then be that party until the end."""
+    from secure_runner.party.cluster import run_session
+    from secure_runner.programs.files import read_program
+
+    try:
+        pipe.send(Frame(Kind.WARM, meta={"pid": os.getpid()}))
+        spec = SessionSpec.model_validate(pipe.next_frame().meta)
+    except Exception as error:
+        end_process(pipe, FailureCode.RUNNER, error)
+    try:
+        manifest = read_program(spec.program_dir)
+    except Exception as error:
+        end_process(pipe, FailureCode.PROGRAM, error)
+    try:
+        run_session(spec, manifest, pipe)
+    except BaseException as error:
+        end_process(pipe, FailureCode.CLUSTER, error)
+    end_process(pipe, FailureCode.LINK, RuntimeError("the session ended"))
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its runner is gone, however it went."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() == 1:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Forming the cluster: SecretFlow in production mode, one resident SPU over all computing parties."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import secretflow as sf
+
+from secure_runner.party import control
+from secure_runner.party.resident import ResidentSpu
+from secure_runner.spu_config import runtime_config_dict
+
+if TYPE_CHECKING:
+    from secure_runner.party.pipe import Pipe
+    from secure_runner.party.spec import SessionSpec
+    from secure_runner.programs.manifest import Manifest
+
+__all__ = ["run_session"]
+
+_log = logging.getLogger(__name__)
+
+
+def run_session(spec: SessionSpec, manifest: Manifest, pipe: Pipe) -> None:
+    """Form the cluster, share the params once, and serve. Every party runs this same code.
+
+    SecretFlow's calls belong on the main thread. The params are read by a PYU at the model owner, the only
+    party that has the file, and leave it as shares.
+
+    Does not return while the session lives.
+    """
+    control.install(spec.settings)
+    sf.init(job_name=spec.session_id, **control.sf_init_arguments(spec.settings, spec.lane, spec.slot))
+    device = ResidentSpu(_cluster_def(spec, manifest), spec)
+    model_owner = sf.PYU(spec.settings.cluster.party_with("model_owner"))
+    params = model_owner(load_params)(spec.params_file).to(device)
+    served = [
+        actor.serve.remote(pipe, manifest, params.shares_name[rank])
+        for rank, actor in enumerate(device.actors.values())
+    ]
+    _log.info("session %s: cluster is formed, params are shared", spec.session_id)
+    sf.reveal(sf.PYUObject(sf.PYU(spec.settings.party), served[spec.rank]))
+
+
+def load_params(path: Path | None) -> Mapping[str, npt.NDArray[Any]]:
+    """Read the params from their file. Runs at the model owner alone."""
+    assert path is not None, "the model owner's session names the params"
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _cluster_def(spec: SessionSpec, manifest: Manifest) -> dict[str, Any]:
+    cluster = spec.settings.cluster
+    addresses = {party: cluster.addresses(party, spec.lane, spec.slot) for party in spec.parties}
+    return {
+        "nodes": [{"party": party, "address": str(addresses[party].link)} for party in spec.parties],
+        "runtime_config": runtime_config_dict(cluster.protocol, manifest.numeric, insecure=cluster.insecure),
+    }

@@ -1,0 +1,60 @@
+"""The last check before a program is public: no trained value may be a constant in an executable."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_runner.errors import LeakError
+
+__all__ = ["check_no_leak", "constants_of"]
+
+_DENSE = re.compile(r"dense<(?P<value>\"0x[0-9A-Fa-f]*\"|[^>]*)>\s*:\s*tensor<(?P<type>[^>]*)>")
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_FLOATS = {"f16": np.float16, "f32": np.float32, "f64": np.float64}
+_ROUND_DENOMINATOR = 64.0
+"""Values that are multiples of 1/64 up to this size are structure (0, 1, -0.5, 2 …), in any model."""
+_ROUND_LIMIT = 4096.0
+
+
+def constants_of(code: str) -> Iterator[npt.NDArray[np.floating[Any]]]:
+    """All floating-point constants in an executable's text, each as a flat array."""
+    for match in _DENSE.finditer(code):
+        dtype = _FLOATS.get(match["type"].rsplit("x", 1)[-1])
+        if dtype is None:
+            continue
+        value = match["value"]
+        if value.startswith('"'):
+            yield np.frombuffer(bytes.fromhex(value[3:-1]), dtype)
+        else:
+            yield np.array([float(number) for number in _NUMBER.findall(value)], dtype)
+
+
+def check_no_leak(code: str, params: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Compare every constant of an executable with every trained value.
+
+    Round numbers are left aside: they are in every program (the 0 of a ReLU) and tell nothing of a model.
+
+    Raises:
+        LeakError: a constant equals a trained value; names the param, never the value.
+    """
+    found = [values.astype(np.float32) for values in constants_of(code)]
+    constants = np.unique(np.concatenate(found)) if found else np.zeros(0, np.float32)
+    telling = constants[~_is_round(constants)]
+    if not telling.size:
+        return
+    for name, value in params.items():
+        if np.issubdtype(value.dtype, np.floating) and np.isin(telling, value.astype(np.float32)).any():
+            raise LeakError(
+                f"param {name} (shape {value.shape}) would be a constant of the program, and so public to all "
+                "parties. Pass trained values through params and keep them out of closures and Python literals"
+            )
+
+
+def _is_round(values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    scaled = values * _ROUND_DENOMINATOR
+    return ~np.isfinite(values) | ((np.abs(values) <= _ROUND_LIMIT) & (scaled == np.round(scaled)))

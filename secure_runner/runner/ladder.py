@@ -1,0 +1,61 @@
+"""Which executables of the ladder to run for a number of rows, from measured run times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["Ladder"]
+
+_WEIGHT_OF_NEWEST = 0.2
+
+
+class Ladder:
+    """Batch sizes of a program, and how long each takes here.
+
+    A rung that has not run yet is taken to cost as much as the nearest smaller one that has (MPC is bound by
+    rounds, which do not grow with the batch) plus a little for each row.
+    """
+
+    def __init__(self, batch_sizes: Sequence[int]) -> None:
+        self.batch_sizes = tuple(sorted(batch_sizes))
+        self._run_s: dict[int, float] = {}
+
+    @property
+    def largest(self) -> int:
+        """Rows of the largest executable."""
+        return self.batch_sizes[-1]
+
+    def measured(self, batch_size: int, run_s: float) -> None:
+        """Take note of one run."""
+        known = self._run_s.get(batch_size)
+        self._run_s[batch_size] = run_s if known is None else known + _WEIGHT_OF_NEWEST * (run_s - known)
+
+    def run_s(self, batch_size: int) -> float:
+        """Expected run time of a rung in seconds."""
+        smaller = [size for size in self.batch_sizes if size <= batch_size and size in self._run_s]
+        if not smaller:
+            return 0.05 * (1 + 0.01 * batch_size)
+        known = smaller[-1]
+        return self._run_s[known] * (1 + 0.01 * (batch_size - known))
+
+    def first_rung(self, rows: int) -> int:
+        """Which rung to run first so that all ``rows`` are answered soonest.
+
+        Rows above the largest rung take more than one run. Below it, one padded run competes with several
+        smaller ones: two rows of a convolutional network are cheaper as two runs of one than as one of eight.
+        """
+        best = self.largest
+        best_s = self._rest_s(rows, best)
+        for size in self.batch_sizes:
+            total_s = self._rest_s(rows, size)
+            if total_s < best_s:
+                best, best_s = size, total_s
+        return best
+
+    def _rest_s(self, rows: int, first: int) -> float:
+        runs = -(-rows // first)
+        full, rest = divmod(rows, first)
+        if runs == 1 or not rest:
+            return runs * self.run_s(first)
+        last = min((size for size in self.batch_sizes if size >= rest), default=first)
+        return full * self.run_s(first) + min(self.run_s(last), self.run_s(first))

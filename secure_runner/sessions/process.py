@@ -1,0 +1,214 @@
+"""One party process, seen from its runner."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from secure_runner.errors import UnavailableError
+from secure_runner.frames import (
+    Array,
+    Frame,
+    FrameError,
+    Kind,
+    array_parts,
+    arrays_of,
+    encode_for_stream,
+    read_frame,
+)
+
+if TYPE_CHECKING:
+    from secure_runner.party.spec import SessionSpec
+
+__all__ = ["BatchResult", "PartyProcess"]
+
+_log = logging.getLogger(__name__)
+_PING_INTERVAL_S = 0.5
+_STREAM_LIMIT = 1 << 24
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """Revealed private outputs of one batch, and where its time went."""
+
+    arrays: dict[str, Array]
+    run_s: float
+    reveal_s: float
+
+
+class PartyProcess:
+    """A party process: warm, then in one session, then ended. Never reused.
+
+    Its death is seen as the end of its pipe, at once. A process that lives but does not answer (stopped, or
+    swapped out) is killed after ``freeze_timeout_s``.
+    """
+
+    def __init__(
+        self, party: str, popen: subprocess.Popen[bytes], sock: socket.socket, freeze_timeout_s: float
+    ) -> None:
+        self.party = party
+        self.pid = popen.pid
+        self._popen = popen
+        self._sock = sock
+        self._freeze_timeout_s = freeze_timeout_s
+        self._warm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ready: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._runs: dict[int, asyncio.Future[BatchResult]] = {}
+        self._run_ids = itertools.count(1)
+        self._heard_at = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def spawn(cls, party: str, *, freeze_timeout_s: float = 5.0, niceness: int = 0) -> PartyProcess:
+        """Start a process for ``party``. It becomes warm on its own.
+
+        Call from a thread that lives as long as the process: the kernel ends the child with it.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            popen = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", "secure_runner.party", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=_party_environment(),
+                # Signals of a terminal are for the server; the runner ends its parties itself.
+                start_new_session=True,
+            )
+        if niceness:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, popen.pid, niceness)
+        process = cls(party, popen, ours, freeze_timeout_s)
+        await process._attach()
+        return process
+
+    async def warm(self) -> None:
+        """Wait until imports are done.
+
+        Raises:
+            UnavailableError: the process ended before.
+        """
+        await asyncio.shield(self._warm)
+
+    async def start(self, spec: SessionSpec) -> Mapping[str, Any]:
+        """Put the process into a session and wait until it serves. Returns what it says of its start.
+
+        Raises:
+            UnavailableError: the process ended before.
+        """
+        self._send(Frame(Kind.START, meta=spec.model_dump(mode="json")))
+        started = await asyncio.shield(self._ready)
+        self._heard_at = asyncio.get_running_loop().time()
+        self._tasks.append(asyncio.create_task(self._watch()))
+        return started
+
+    async def run(self, batch_size: int, arrays: Mapping[str, Array]) -> BatchResult:
+        """Run one batch of private inputs (data owner's process only).
+
+        Args:
+            batch_size: a size of the ladder.
+            arrays: private input name → array, padded to ``batch_size`` rows.
+
+        Raises:
+            UnavailableError: the process ended before it answered; nothing is known of the result.
+        """
+        if self._ended.done():
+            raise _gone(self._ended.result())
+        run_id = next(self._run_ids)
+        specs, parts = array_parts(arrays)
+        answer: asyncio.Future[BatchResult] = asyncio.get_running_loop().create_future()
+        self._runs[run_id] = answer
+        try:
+            self._send(Frame(Kind.RUN, run_id, {"batch_size": batch_size, "arrays": specs}, parts))
+            return await answer
+        finally:
+            self._runs.pop(run_id, None)
+
+    async def ended(self) -> str:
+        """Wait for the end; why, as a code: ``died``, ``frozen``, ``ended``, or what the party said."""
+        return await asyncio.shield(self._ended)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended, as far as this runner knows."""
+        return not self._ended.done()
+
+    async def kill(self, reason: str = "ended") -> None:
+        """End the process at once and wait until it is gone."""
+        self._end(reason)
+        self._popen.kill()
+        while self._popen.poll() is None:
+            await asyncio.sleep(0.01)
+
+    # ---------------------------------------------------------------------------------------------------------
+
+    async def _attach(self) -> None:
+        reader, self._writer = await asyncio.open_connection(sock=self._sock, limit=_STREAM_LIMIT)
+        self._tasks.append(asyncio.create_task(self._read(reader)))
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while True:
+                self._take(await read_frame(reader))
+        except (asyncio.IncompleteReadError, FrameError, OSError):
+            await self.kill("died")
+
+    def _take(self, frame: Frame) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+        if frame.kind is Kind.WARM and not self._warm.done():
+            self._warm.set_result(None)
+        elif frame.kind is Kind.READY and not self._ready.done():
+            self._ready.set_result(frame.meta)
+        elif frame.kind is Kind.FAILED:
+            self._end(str(frame.meta.get("code", "failed")))
+        elif frame.kind is Kind.RESULT and frame.parts:
+            answer = self._runs.get(frame.id)
+            if answer is not None and not answer.done():
+                arrays = arrays_of(frame.meta["arrays"], frame.parts)
+                answer.set_result(BatchResult(arrays, frame.meta["run_s"], frame.meta["reveal_s"]))
+
+    async def _watch(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while self.alive:
+            self._send(Frame(Kind.PING))
+            await asyncio.sleep(_PING_INTERVAL_S)
+            if clock() - self._heard_at > self._freeze_timeout_s:
+                await self.kill("frozen")
+
+    def _send(self, frame: Frame) -> None:
+        if not self._writer.is_closing():
+            self._writer.writelines(encode_for_stream(frame))
+
+    def _end(self, reason: str) -> None:
+        if self._ended.done():
+            return
+        self._ended.set_result(reason)
+        for waiting in (self._warm, self._ready, *self._runs.values()):
+            if not waiting.done():
+                waiting.set_exception(_gone(reason))
+                # Whoever waits sees it; nobody waiting is no error.
+                waiting.exception()
+        self._writer.close()
+        level = logging.INFO if reason == "ended" else logging.WARNING
+        _log.log(level, "party %s: process %d ended (%s)", self.party, self.pid, reason)
+
+
+def _gone(reason: str) -> UnavailableError:
+    return UnavailableError(f"the session ended ({reason}); the next one is starting", code="session_ended")
+
+
+def _party_environment() -> dict[str, str]:
+    """The runner's environment, without what concerns its own server only."""
+    dropped = ("BENTOML_", "CIRCUS_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    # Two parties a core is common on one machine: numerical libraries must not each take all cores.
+    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}

@@ -1,0 +1,69 @@
+"""SPU's runtime configuration for a protocol and a program's ring: the one place where it is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from secure_runner.errors import ConfigError
+from secure_runner.programs.manifest import NumericSpec
+from secure_runner.protocols import ProtocolName, protocol
+
+if TYPE_CHECKING:
+    import spu
+
+__all__ = ["make_runtime_config", "runtime_config_dict"]
+
+
+def runtime_config_dict(
+    protocol_name: ProtocolName,
+    numeric: NumericSpec,
+    *,
+    insecure: bool = False,
+    beaver: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """SPU's ``RuntimeConfig`` as a JSON-able dict; the same at all parties.
+
+    Args:
+        protocol_name: which protocol.
+        numeric: ring, fraction bits and exponential of the program. The Padé exponential is the default:
+            SPU's own default is wrong by orders of magnitude below about -512.
+        insecure: allow ``semi2k`` without a dealer, where rank 0 makes the randomness and can unmask.
+        beaver: ``ttp_beaver_config`` of a dealer, for ``semi2k``.
+
+    Raises:
+        ConfigError: ``semi2k`` with neither a dealer nor ``insecure``.
+    """
+    config: dict[str, Any] = {
+        "protocol": protocol(protocol_name).spu_name,
+        "field": numeric.field,
+        "fxp_fraction_bits": numeric.fraction_bits,
+        "fxp_exp_mode": numeric.exp_mode,
+    }
+    if protocol_name == "semi2k":
+        if beaver is not None:
+            config |= {"beaver_type": "TrustedThirdParty", "ttp_beaver_config": dict(beaver)}
+        elif insecure:
+            config["beaver_type"] = "TrustedFirstParty"
+        else:
+            raise ConfigError(
+                "protocol semi2k needs a dealer: without one, the model owner makes the randomness and can unmask "
+                "the features. Add a party with role dealer, choose aby3 or cheetah, or, for experiments on one "
+                "machine only, write insecure: true"
+            )
+    return config
+
+
+def make_runtime_config(config: Mapping[str, Any]) -> spu.RuntimeConfig:
+    """Parse a configuration dict into SPU's own object.
+
+    Raises:
+        ConfigError: SPU does not take it.
+    """
+    import spu
+
+    parsed = spu.RuntimeConfig()
+    if parsed.ParseFromJsonString(json.dumps(config)) is False:
+        raise ConfigError("SPU does not accept the runtime configuration")
+    return parsed
