@@ -1,0 +1,59 @@
+"""SPU's pseudo-random generators, replayed from a seed.
+
+Sources: yacl ``crypto/tools/prg`` (``FillPRand``) and ``crypto/rand`` (``ReplayShuffle``), as SPU's SEMI2K calls
+them. A generator is a sequence of 16-byte blocks, addressed by a counter.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+
+from secure_runner.dealer.ring import Array
+
+__all__ = ["BLOCK_BYTES", "SEED_BYTES", "Prg", "block_count"]
+
+BLOCK_BYTES = 16
+SEED_BYTES = 16
+# cryptography asks for up to a block of room behind the output.
+_SLACK_BYTES = BLOCK_BYTES - 1
+
+
+def block_count(byte_count: int) -> int:
+    """Blocks that SPU consumes for so many bytes: the counter advances by this."""
+    return -(-byte_count // BLOCK_BYTES)
+
+
+class Prg:
+    """The generators of one seed. Not for use by two threads at the same moment."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._key = algorithms.AES(seed)
+        self._encryptor: CipherContext = Cipher(self._key, modes.ECB()).encryptor()  # noqa: S305
+
+    def blocks(self, counter: int, count: int) -> Array:
+        """``count`` blocks from ``counter`` on, as bytes (``uint8``): AES-128 of the little-endian counter.
+
+        SPU fills ring elements from these bytes, little-endian, in row-major order.
+        """
+        counters = np.zeros((count, 2), np.uint64)
+        counters[:, 0] = np.arange(counter, counter + count, dtype=np.uint64)
+        octets = np.empty(count * BLOCK_BYTES + _SLACK_BYTES, np.uint8)
+        self._encryptor.update_into(counters.view(np.uint8).data, octets.data)
+        return octets[: count * BLOCK_BYTES]
+
+    def permutation(self, counter: int, size: int) -> Array:
+        """SPU's random permutation of ``size`` indices (``int64``), from ``size - 1`` blocks.
+
+        A Knuth shuffle on AES-128-CTR: block i, as a little-endian number modulo i + 2, says with which
+        index the element i + 1 is exchanged.
+        """
+        order = list(range(size))
+        if size > 1:
+            initial = counter.to_bytes(8, "little") + bytes(8)
+            stream = Cipher(self._key, modes.CTR(initial)).encryptor().update(bytes((size - 1) * BLOCK_BYTES))
+            for last in range(size - 1, 0, -1):
+                block = stream[(last - 1) * BLOCK_BYTES : last * BLOCK_BYTES]
+                other = int.from_bytes(block, "little") % (last + 1)
+                order[last], order[other] = order[other], order[last]
+        return np.array(order, np.int64)
