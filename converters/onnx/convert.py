@@ -28,8 +28,6 @@ from converters.passes import Rewrites, chosen_passes
 
 __all__ = ["from_onnx"]
 
-_PROBE_BATCHES = (2, 3)
-"""Two sizes tell which dimensions follow the batch."""
 _LARGEST_PUBLIC_FLOATS = 64
 """Elements; more floats than that are no shape arithmetic, so they may be trained."""
 _TIED_ELEMENTS = 1024
@@ -85,7 +83,7 @@ def _finish(graph: Graph, applied: list[str], fixed: frozenset[str]) -> Converte
     graph.constants = {name: public[name] for name in public_names}
     private_outputs = tuple(
         TensorSpec(name, str(np.dtype(first.dtype)), _common_shape(first.shape, second.shape))
-        for name, first, second in zip(graph.outputs, *results, strict=True)
+        for name, first, second in zip(graph.outputs, results[0], results[-1], strict=True)
     )
     report = ConversionReport(
         ops=dict(Counter(node.op for node in graph.walk())),
@@ -129,7 +127,7 @@ def _probe(
     problems: list[Problem] = []
     merged: Tracer | None = None
     results = []
-    for batch in _PROBE_BATCHES:
+    for batch in _probe_batches(graph):
         tracer, outputs = _trace_abstract(graph, demanded, public, secret, batch, problems)
         if problems:
             raise UnsupportedModelError(problems)
@@ -181,6 +179,11 @@ def _own_level(values: dict[str, Any], inputs: Sequence[Any]) -> dict[str, Any]:
     return {n: v for n, v in values.items() if getattr(getattr(v, "_trace", None), "level", level) <= level}
 
 
+def _probe_batches(graph: Graph) -> tuple[int, ...]:
+    """Two sizes tell which dimensions follow the batch; a model without one needs none."""
+    return (2, 3) if any(None in spec.shape for spec in graph.inputs) else (1,)
+
+
 def _abstract_dtype(spec: TensorSpec) -> str:
     return "int32" if spec.dtype == STRING else spec.dtype
 
@@ -190,11 +193,11 @@ def _record_shapes(graph: Graph) -> None:
     demanded = frozenset(demanded_values(graph, dependent_values(graph)))
     public, secret = _partition(graph, demanded)
     runs = []
-    for batch in _PROBE_BATCHES:
+    for batch in _probe_batches(graph):
         tracer, _ = _trace_abstract(graph, demanded, public, secret, batch, problems=[])
         runs.append(tracer.traced)
     for name, first in runs[0].items():
-        second = runs[1].get(name)
+        second = runs[-1].get(name)
         if second is not None:
             graph.shapes[name] = (_common_shape(first.shape, second.shape), str(np.dtype(first.dtype)))
 
@@ -249,7 +252,8 @@ def _may_be_tied(value: np.ndarray[Any, Any]) -> bool:
 
 def _received(graph: Graph, private_outputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
     """What decode makes of the private outputs: their dtypes and shapes."""
-    first, second = (_decoded(graph.decode, private_outputs, batch) for batch in _PROBE_BATCHES)
+    decoded = [_decoded(graph.decode, private_outputs, batch) for batch in _probe_batches(graph)]
+    first, second = decoded[0], decoded[-1]
     missing = [name for name in graph.received if name not in first]
     if missing:
         raise InputSpecError(f"outputs {missing} are neither computed nor decoded.")

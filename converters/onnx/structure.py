@@ -10,7 +10,7 @@ from __future__ import annotations
 from converters.onnx.graph import Graph, Node
 from converters.onnx.registry import find
 
-__all__ = ["demanded_values", "dependent_values"]
+__all__ = ["demanded_values", "dependent_values", "inputs_behind", "required_static"]
 
 _SHAPE_READERS = {"Shape", "Size"}
 _CONTROL_STATIC = {"If": (0,), "Loop": (0, 1)}
@@ -93,11 +93,32 @@ def _results(node: Node, body: Graph) -> list[str]:
     return body.outputs[1:] if node.op == "Loop" else body.outputs
 
 
-def _static_inputs(node: Node) -> list[str]:
+def inputs_behind(graph: Graph, names: list[str]) -> list[str]:
+    """The private inputs whose values (not only whose shapes) decide any of these values, in order."""
+    producers = graph.producers()
+    seen: set[str] = set()
+    pending = list(names)
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        node = producers.get(name)
+        if node is not None and node.op not in _SHAPE_READERS:
+            pending.extend(node.reads)
+    return [spec.name for spec in graph.inputs if spec.name in seen]
+
+
+def required_static(graph: Graph) -> list[str]:
+    """The inputs that must be given as ``static=``, since an operator needs what they decide."""
+    return inputs_behind(graph, [name for node in graph.walk() for name in _static_inputs(node, soft=False)])
+
+
+def _static_inputs(node: Node, *, soft: bool = True) -> list[str]:
     if not node.domain and node.op in _CONTROL_STATIC:
         return [node.inputs[i] for i in _CONTROL_STATIC[node.op] if i < len(node.inputs)]
     spec = find(node.domain, node.op, node.version)
     if spec is None:
         return []
-    wanted = spec.static | spec.prefers_static
+    wanted = spec.static | spec.prefers_static if soft else spec.static
     return [name for index, name in enumerate(node.inputs) if spec.input_name(index) in wanted]

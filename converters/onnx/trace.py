@@ -21,6 +21,7 @@ from converters.onnx.dtypes import canonical
 from converters.onnx.fold import evaluate
 from converters.onnx.graph import Graph, NDArray, Node
 from converters.onnx.registry import INTERNAL, OpSpec, find, versions
+from converters.onnx.structure import inputs_behind
 
 __all__ = ["PrivateFunction", "Tracer"]
 
@@ -159,11 +160,11 @@ class Tracer:
         parameter = spec.input_name(index)
         if parameter in spec.static:
             if not self.is_static(name):
+                behind = ", ".join(map(repr, inputs_behind(self.graph, [name]))) or "traced values"
                 raise NodeError(
-                    f"input {parameter!r} ({name!r}) must be known while converting, but it depends on a "
-                    "private input.",
-                    f"export the model with a constant {parameter!r}, or give the input it comes from as "
-                    "static={...}.",
+                    f"input {parameter!r} ({name!r}) must be known while converting, but it depends on "
+                    f"{behind}.",
+                    f"export the model with a constant {parameter!r}, or fix {behind} with static={{...}}.",
                 )
             return self.known(name)
         if parameter in spec.prefers_static and self.is_static(name):
