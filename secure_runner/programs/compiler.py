@@ -9,12 +9,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from secure_runner.errors import ProgramError
 from secure_runner.frames import Frame, FrameError, Kind, decode, encode
 from secure_runner.programs.lowering import Lowered
 
-__all__ = ["compile_ladder"]
+if TYPE_CHECKING:
+    import spu
+
+__all__ = ["compile_here", "compile_ladder"]
 
 _TIMEOUT_S = 3600.0
 
@@ -45,27 +49,36 @@ def compile_ladder(ladder: Sequence[Lowered], output_names: Sequence[str]) -> li
     except FrameError:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise ProgramError(
-            f"SPU's compiler ended with exit code {done.returncode}: {said[-1] if said else 'it said nothing'}"
+            f"SPU's compiler ended with exit code {done.returncode}: "
+            f"{said[-1] if said else 'it said nothing'}"
         ) from None
     return [bytes(executable) for executable in executables]
 
 
-def _main() -> None:
+def compile_here(
+    name: str, hlo: bytes, input_names: Sequence[str], output_names: Sequence[str]
+) -> spu.Executable:
+    """Compile one lowered function in this very process, which may die of it."""
     import spu
 
-    job = decode(sys.stdin.buffer.read())
     options = spu.CompilerOptions()
     # One reciprocal instead of many divisions where a softmax divides by its sum.
     options.enable_optimize_denominator_with_broadcast = True
-    secret = [spu.Visibility.VIS_SECRET] * len(job.meta["inputs"])
-    executables = []
-    for name, hlo in zip(job.meta["names"], job.parts, strict=True):
-        source = spu.CompilationSource(spu.SourceIRType.XLA, bytes(hlo), secret)
-        code = spu.compile(source, options)
-        executable = spu.Executable(
-            name=name, input_names=job.meta["inputs"], output_names=job.meta["outputs"], code=code
-        )
-        executables.append(executable.SerializeToString())
+    secret = [spu.Visibility.VIS_SECRET] * len(input_names)
+    source = spu.CompilationSource(spu.SourceIRType.XLA, bytes(hlo), secret)
+    code = spu.compile(source, options)
+    return spu.Executable(
+        name=name, input_names=list(input_names), output_names=list(output_names), code=code
+    )
+
+
+def _main() -> None:
+    job = decode(sys.stdin.buffer.read())
+    inputs, outputs = job.meta["inputs"], job.meta["outputs"]
+    executables = [
+        compile_here(name, bytes(hlo), inputs, outputs).SerializeToString()
+        for name, hlo in zip(job.meta["names"], job.parts, strict=True)
+    ]
     sys.stdout.buffer.write(b"".join(encode(Frame(Kind.RESULT, parts=executables))))
 
 
