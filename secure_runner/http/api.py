@@ -196,6 +196,9 @@ class PredictionApi:
             raise DeadlineError(
                 f"the deadline of {deadline_s:g} s passed before the answer was there"
             ) from None
+        except (OverloadedError, UnavailableError):
+            self._limiter.return_rows(exchange.client, exchange.rows)
+            raise
         return encode({spec.name: outputs[spec.name] for spec in manifest.outputs})
 
     def _decode_predict(self, exchange: Exchange, body: bytes, manifest: Manifest) -> Decoded:

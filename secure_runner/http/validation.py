@@ -87,14 +87,21 @@ def check_range(manifest: Manifest, spec: TensorSpec, array: npt.NDArray[Any]) -
     """
     if array.dtype.kind == "b" or array.size == 0:
         return
-    declared = manifest.input_ranges.get(spec.name)
-    low, high = (declared.low, declared.high) if declared is not None else (-np.inf, np.inf)
+    low, high = -np.inf, np.inf
+    inside = np.ones(array.shape, dtype=np.bool_)
     if any(private.name == spec.name for private in manifest.private_inputs):
-        limit = ring_limit(manifest.numeric)
-        low, high = max(low, -limit), min(high, limit)
-    if array.min() >= low and array.max() <= high:
+        high = ring_limit(manifest.numeric)
+        low = -high
+        inside &= (array > low) & (array < high)
+    declared = manifest.input_ranges.get(spec.name)
+    if declared is not None:
+        low, high = max(low, declared.low), min(high, declared.high)
+        # A float is compared in its own dtype: the float32 next to a declared 0.1 is still 0.1 to a client.
+        own = array.dtype.type if array.dtype.kind == "f" else float
+        inside &= (array >= own(declared.low)) & (array <= own(declared.high))
+    if inside.all():
         return
-    position = _first(~((array >= low) & (array <= high)))
+    position = _first(~inside)
     raise RequestError(
         "out_of_range",
         f"input {spec.name!r}: the value at {position} lies outside [{low:g}, {high:g}], the range in which "
