@@ -30,5 +30,8 @@ check: env
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+demo: env
+	$(PY) -m examples.demo
+
 test: env
 	$(PY) -m pytest

@@ -1,4 +1,7 @@
-"""Entry of a party process: ``python -m secure_runner.party FD``, started by a runner only."""
+"""Entry of a party process: ``python -m secure_runner.party NAME FD``, started by a runner only.
+
+The name is for people who look at a list of processes; the session says which party this is.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s party[%(process)d] %(message)s")
-    pipe = Pipe(socket.socket(fileno=int(sys.argv[1])))
+    pipe = Pipe(socket.socket(fileno=int(sys.argv[2])))
     pipe.listen()
     try:
         import secure_runner.party.cluster  # noqa: F401  # the slow import is the point

@@ -77,7 +77,7 @@ class PartyProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             popen = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "secure_runner.party", str(theirs.fileno())],
+                [sys.executable, "-m", "secure_runner.party", party, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=_party_environment(),
