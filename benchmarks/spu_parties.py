@@ -186,6 +186,8 @@ def _serve_party(pipe: Connection, addresses: list[str], rank: int, recv_timeout
 
     desc = link.Desc()
     desc.recv_timeout_ms = recv_timeout_ms
+    desc.connect_retry_times = 100
+    desc.connect_retry_interval_ms = 200
     for index, address in enumerate(addresses):
         desc.add_party(f"party{index}", address)
     context = link.create_brpc(desc, rank)

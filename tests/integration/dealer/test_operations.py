@@ -1,0 +1,80 @@
+"""Every operation, in real processes, on real links, against plaintext."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.dealt_parties import SEMI2K, configs, record, register
+from benchmarks.spu_parties import SpuParties, compile_function
+from secure_runner.dealer import DealerProcess, Transcript
+from secure_runner.dealer.steps import INPUT_COUNTS
+
+_ATOL = 1e-3
+
+
+def _program(x, y, i, j):
+    return (
+        x * y,
+        x * x,
+        x @ y.T,
+        x < y,
+        i == j,
+        jnp.where(i > j, x, y),
+        jnp.sort(x[:, 0]),
+        jax.nn.sigmoid(x),
+    )
+
+
+def _inputs() -> list[np.ndarray]:
+    rng = np.random.default_rng(7)
+    floats = [rng.normal(size=(3, 2)).astype(np.float32) for _ in range(2)]
+    return floats + [rng.integers(0, 3, (3, 2)).astype(np.int32) for _ in range(2)]
+
+
+@functools.cache
+def _compiled() -> tuple[bytes, int]:
+    return compile_function(_program, *_inputs())
+
+
+@functools.cache
+def _transcript(count: int, field: str, plain_truncation: bool) -> Transcript:
+    base = {**SEMI2K, "field": field, "trunc_allow_msb_error": plain_truncation}
+    return record(_compiled(), _inputs(), base, parties=count, adjust_rank=count - 1)
+
+
+@pytest.mark.parametrize(("field", "plain_truncation"), [("FM64", False), ("FM128", False), ("FM64", True)])
+def test_results_equal_plaintext(
+    parties: tuple[int, SpuParties], dealer: DealerProcess, field: str, plain_truncation: bool
+) -> None:
+    """A program with all operations, pinned to its transcript, gives the plaintext result, run after run."""
+    count, linked = parties
+    base = {**SEMI2K, "field": field, "trunc_allow_msb_error": plain_truncation}
+    name = f"operations-{count}-{field}-{plain_truncation}"
+    names = [f"party{rank}" for rank in range(count)]
+    transcript = _transcript(count, field, plain_truncation)
+    grants = register(
+        dealer.address, dealer.public_key, name, transcript, names=names, adjust_rank=count - 1
+    )
+    linked.open(name, configs(dealer.address, grants, base))
+
+    outputs, _ = linked.run(name, _compiled(), _inputs(), base, times=2)
+
+    for output, expected in zip(outputs, _program(*_inputs()), strict=True):
+        np.testing.assert_allclose(output, np.asarray(expected), atol=_ATOL)
+
+
+def test_all_ten_operations_are_among_them() -> None:
+    """The programs above ask for each of the ten operations, on all three element sizes."""
+    steps = [
+        step
+        for count, plain_truncation in ((2, False), (3, False), (3, True))
+        for step in _transcript(count, "FM64", plain_truncation).steps
+    ]
+
+    assert {step.operation for step in steps} == set(INPUT_COUNTS)
+    assert {step.field_bytes for step in steps} == {4, 8, 16}
