@@ -36,13 +36,13 @@ def read_arrow(body: bytes, manifest: Manifest) -> Arrays | npt.NDArray[Any]:
             table = reader.read_all()
         table.validate(full=True)
         table = table.combine_chunks()
+        names = table.column_names
     except (pa.ArrowException, OSError, ValueError, struct.error):
         raise RequestError("malformed_body", "the body is not a readable Arrow IPC stream") from None
-    return _inputs(pa, table, manifest)
+    return _inputs(pa, names, table, manifest)
 
 
-def _inputs(pa: Any, table: Any, manifest: Manifest) -> Arrays | npt.NDArray[Any]:
-    names = table.column_names
+def _inputs(pa: Any, names: list[str], table: Any, manifest: Manifest) -> Arrays | npt.NDArray[Any]:
     if len(set(names)) != len(names):
         raise RequestError("malformed_body", "columns of an Arrow body have different names")
     by_name = {name: _column(pa, name, table.column(index)) for index, name in enumerate(names)}

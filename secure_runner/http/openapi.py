@@ -26,7 +26,7 @@ def openapi_document(manifest: Manifest | None) -> dict[str, Any]:
             "/v2": {"get": _read("Server metadata", ())},
             "/v2/health/live": {"get": _read("Liveness", ())},
             "/v2/health/ready": {"get": _read("Readiness", (503,))},
-            **_model_paths(),
+            **_model_paths(manifest),
         },
         "components": {
             "schemas": {"Error": _error_schema(), "OpenInferenceError": _open_inference_error_schema()},
@@ -64,14 +64,15 @@ def _predict(manifest: Manifest | None) -> dict[str, Any]:
     }
 
 
-def _model_paths() -> dict[str, Any]:
+def _model_paths(manifest: Manifest | None) -> dict[str, Any]:
+    known = {} if manifest is None else {"name": manifest.name, "version": manifest.digest[:12]}
     paths: dict[str, Any] = {}
     for prefix, names in (
         ("/v2/models/{name}", ("name",)),
         ("/v2/models/{name}/versions/{version}", ("name", "version")),
     ):
         parameters = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+            {"name": name, "in": "path", "required": True, "schema": _text(known.get(name))} for name in names
         ]
         paths[prefix] = {"parameters": parameters, "get": _read("Model metadata", (400, 401, 404, 503))}
         paths[f"{prefix}/ready"] = {
@@ -135,6 +136,10 @@ def _errors(statuses: tuple[int, ...], schema: str) -> dict[str, Any]:
         }
         for status in statuses
     }
+
+
+def _text(only: str | None) -> dict[str, Any]:
+    return {"type": "string"} if only is None else {"type": "string", "enum": [only]}
 
 
 def _header(name: str, schema: dict[str, Any]) -> dict[str, Any]:

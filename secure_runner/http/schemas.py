@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from secure_runner.programs.manifest import Manifest, TensorSpec
+from secure_runner.programs.manifest import InputRange, Manifest, TensorSpec
 
 __all__ = ["array_schema", "inputs_schema", "outputs_schema"]
 
@@ -15,12 +15,14 @@ _BENTOML_TENSOR = {"type": "tensor", "format": "numpy-array"}
 _ELEMENT_TYPES = {"f": "number", "i": "integer", "u": "integer", "b": "boolean"}
 
 
-def array_schema(spec: TensorSpec) -> dict[str, Any]:
-    """Nested lists of the spec's shape."""
+def array_schema(spec: TensorSpec, bounds: InputRange | None = None) -> dict[str, Any]:
+    """Nested lists of the spec's shape, of elements within ``bounds``."""
     schema: dict[str, Any] = {"type": _element_type(spec.dtype)}
+    if bounds is not None:
+        schema |= {"minimum": bounds.low, "maximum": bounds.high}
     for size in reversed(spec.shape):
-        bounds = {"minItems": 1} if size is None else {"minItems": size, "maxItems": size}
-        schema = {"type": "array", "items": schema, **bounds}
+        lengths = {"minItems": 1} if size is None else {"minItems": size, "maxItems": size}
+        schema = {"type": "array", "items": schema, **lengths}
     return schema
 
 
@@ -35,7 +37,11 @@ def inputs_schema(manifest: Manifest, *, for_bentoml_client: bool = False) -> di
     """The ``inputs`` field of a request: rows of a single input, or an object of name to rows."""
 
     def one(spec: TensorSpec) -> dict[str, Any]:
-        return dict(_BENTOML_TENSOR) if for_bentoml_client else array_schema(spec)
+        return (
+            dict(_BENTOML_TENSOR)
+            if for_bentoml_client
+            else array_schema(spec, manifest.input_ranges.get(spec.name))
+        )
 
     named = {
         "type": "object",

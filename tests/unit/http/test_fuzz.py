@@ -58,8 +58,21 @@ tensors = st.fixed_dictionaries(
     },
 )
 inferences = st.fixed_dictionaries(
-    {"inputs": st.one_of(st.lists(tensors, max_size=3), json_values)},
-    optional={"outputs": json_values, "parameters": json_values, "id": json_values},
+    {
+        "inputs": st.one_of(
+            st.lists(tensors, max_size=3),
+            json_values,
+            rows.map(lambda data: [{"name": "x", "shape": [len(data), 3], "datatype": "FP32", "data": data}]),
+            st.lists(st.lists(st.floats(-2000, 2000), min_size=3, max_size=3), min_size=1, max_size=3).map(
+                lambda data: [{"name": "x", "shape": [len(data), 3], "datatype": "FP64", "data": data}]
+            ),
+        )
+    },
+    optional={
+        "outputs": st.one_of(st.just([{"name": "y"}]), json_values),
+        "parameters": st.one_of(st.just({"binary_data_output": True}), json_values),
+        "id": st.one_of(st.text(max_size=8), json_values),
+    },
 )
 media_types = st.sampled_from([JSON, NPY, NPZ, OCTETS, ARROW, "text/plain", ""])
 
@@ -123,9 +136,8 @@ def send(predictor: Any, client_of: Make, capsys: Any) -> Iterator[Callable[...,
 
     yield post
     with capsys.disabled():
-        print(
-            f"\n  {sum(answered.values())} requests tried: {dict(sorted(answered.items()))}, no crash, no 5xx"
-        )
+        tried = sum(answered.values())
+        sys.stdout.write(f"\n  {tried} requests: {dict(sorted(answered.items()))}, no crash, no 5xx\n")
 
 
 @FUZZ
