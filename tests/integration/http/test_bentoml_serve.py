@@ -1,0 +1,190 @@
+"""The HTTP side inside a real `bentoml serve`, with BentoML's client and a stock Open Inference client."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import bentoml
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from bentoml.exceptions import BentoMLException
+
+SECRET = 4321.0625
+HTTP_YAML = "authentication: none\nmax_body_bytes: 200000\nbody_timeout_s: 1\n"
+
+
+@dataclass
+class Served:
+    """A running service."""
+
+    port: int
+    directory: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    directory = tmp_path_factory.mktemp("serve")
+    shutil.copy(Path(__file__).with_name("sum_service.py"), directory)
+    (directory / "http.yaml").write_text(HTTP_YAML)
+    port = _free_port()
+    environment = {**os.environ, "BENTOML_HOME": str(directory / "home"), "BENTOML_DO_NOT_TRACK": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "bentoml",
+        "serve",
+        "sum_service:Sum",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    with (directory / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=directory, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            service = Served(port, directory)
+            _wait_until_ready(service, process)
+            yield service
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait_until_ready(service: Served, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(300):
+        assert process.poll() is None, service.log
+        try:
+            if httpx.get(f"{service.url}/readyz", timeout=3).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    pytest.fail(f"not ready in time: {service.log}")
+
+
+def test_bentoml_client_predicts(served: Served) -> None:
+    """BentoML's client finds /predict in the schema, sends lists and arrays, and gets our error bodies."""
+    with bentoml.SyncHTTPClient(served.url) as client:
+        assert client.predict(inputs=[[1, 2, 3]]) == {"outputs": [6.0]}
+        assert client.predict(inputs=np.ones((2, 3))) == {"outputs": [3.0, 3.0]}
+        with pytest.raises(BentoMLException, match="wrong_shape"):
+            client.predict(inputs=[[1, 2]])
+
+
+def test_predict_is_in_bentomls_openapi(served: Served) -> None:
+    """The page for people shows the shape that the manifest has."""
+    operation = httpx.get(f"{served.url}/docs.json").json()["paths"]["/predict"]["post"]
+    inputs = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]["inputs"]
+    assert "maxItems" in str(inputs)
+    assert "tensor" not in str(inputs)
+
+
+def test_stock_open_inference_client(served: Served) -> None:
+    """tritonclient, as it comes, finds the model ready and infers with JSON and with binary tensors."""
+    client = triton.InferenceServerClient(served.url.removeprefix("http://"))
+    try:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("sum")
+        metadata = client.get_model_metadata("sum")
+        assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]
+        rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+        for binary in (True, False):
+            x = triton.InferInput("x", [2, 3], "FP32")
+            x.set_data_from_numpy(rows, binary_data=binary)
+            asked = [triton.InferRequestedOutput("y", binary_data=binary)]
+            result = client.infer("sum", [x], outputs=asked, request_id="try-1")
+            assert result.as_numpy("y").tolist() == [3.0, 12.0]
+            assert result.get_response()["id"] == "try-1"
+        x = triton.InferInput("x", [2, 2], "FP32")
+        x.set_data_from_numpy(rows[:, :2].copy())
+        with pytest.raises(triton.InferenceServerException, match=r"expects shape \[rows, 3\]"):
+            client.infer("sum", [x])
+    finally:
+        client.close()
+
+
+def test_bodies_without_end_are_cut_off(served: Served) -> None:
+    """Bodies too large by length or by chunks, compressed or slow end in 4xx and a closed connection."""
+    headers = {"content-type": "application/json"}
+    chunks = (b" " * 10_000 for _ in range(100))
+    assert httpx.post(f"{served.url}/predict", content=b" " * 200_001, headers=headers).status_code == 413
+    assert httpx.post(f"{served.url}/predict", content=chunks, headers=headers).status_code == 413
+    bomb = gzip.compress(b" " * 10_000_000)
+    refused = httpx.post(
+        f"{served.url}/predict", content=bomb, headers={**headers, "content-encoding": "gzip"}
+    )
+    assert refused.json()["error"]["code"] == "unsupported_encoding"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as slow:
+        slow.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+        received = b""
+        while part := slow.recv(4096):
+            received += part
+    assert received.startswith(b"HTTP/1.1 408")
+    assert b"body_timeout" in received
+    assert httpx.post(f"{served.url}/predict", json={"inputs": [[1, 2, 3]]}).status_code == 200
+
+
+def test_readiness_does_not_wait_for_a_runner_that_is_gone(served: Served) -> None:
+    """/readyz says 503 in seconds while the runner hangs, /livez stays, and readiness returns by itself."""
+    hang = served.directory / "hang"
+    hang.touch()
+    try:
+        assert httpx.get(f"{served.url}/readyz", timeout=10).status_code == 503
+        assert httpx.get(f"{served.url}/livez", timeout=10).status_code == 200
+    finally:
+        hang.unlink()
+    assert httpx.get(f"{served.url}/readyz", timeout=10).status_code == 200
+
+
+def test_no_value_reaches_the_log(served: Served) -> None:
+    """Right and wrong requests leave lines in the log, and none of their values."""
+    for body in (
+        f"[[{SECRET}, 2, 3]]",
+        f"[[{SECRET}, 2]]",
+        f'[[{SECRET}, 2, "{SECRET}"]]',
+        f"[[{SECRET}, NaN",
+    ):
+        httpx.post(
+            f"{served.url}/predict",
+            content=f'{{"inputs": {body}}}',
+            headers={"content-type": "application/json", "x-request-id": "planted"},
+        )
+    time.sleep(0.2)
+    assert "path=/predict" in served.log
+    assert "4321.06" not in served.log
+    assert "Traceback" not in served.log
