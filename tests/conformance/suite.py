@@ -41,7 +41,9 @@ class Case:
     name: str
 
     def model(self) -> onnx.ModelProto:
-        path = DATA / f"{self.name}.onnx" if self.name.startswith("light/") else DATA / self.name / "model.onnx"
+        path = (
+            DATA / f"{self.name}.onnx" if self.name.startswith("light/") else DATA / self.name / "model.onnx"
+        )
         return onnx.load(path)
 
     def data_sets(self, model: onnx.ModelProto) -> Iterator[tuple[list[Any], list[Any]]]:
@@ -102,7 +104,9 @@ def _outputs(model: onnx.ModelProto, inputs: list[Any]) -> tuple[Any, ...]:
     converted = from_onnx(
         model, input_shapes={name: array.shape for name, array in private.items()}, static=static
     )
-    arrays = [np.asarray(array, spec.dtype) for array, spec in zip(private.values(), converted.inputs, strict=True)]
+    arrays = [
+        np.asarray(array, spec.dtype) for array, spec in zip(private.values(), converted.inputs, strict=True)
+    ]
     lowered = jax.jit(converted.predict).lower(converted.params, *arrays)
     return tuple(lowered.compile(compiler_options=FAST_COMPILE)(converted.params, *arrays))
 

@@ -193,18 +193,18 @@ def Identity(input: Array) -> Array:
     return input
 
 
-@op(static=("ratio", "training_mode"))
-def Dropout(
-    data: Array,
-    ratio: Any = None,
-    training_mode: Any = None,
-    *,
-    seed: int = 0,
-    consumed_inputs: Any = None,
-    is_test: int = 1,
-    output_count: int = 1,
-    **attributes: float,
+@op(name="Dropout", since=1)
+def Dropout_1(
+    data: Array, *, ratio: float = 0.5, is_test: int = 0, consumed_inputs: Any = None, output_count: int
 ) -> Any:
-    if training_mode is not None and bool(training_mode) and (ratio is None or float(ratio) > 0):
+    return (data, jnp.ones(data.shape, bool))[:output_count]
+
+
+@op(since=12, static=("ratio", "training_mode"))
+def Dropout(
+    data: Array, ratio: Any = None, training_mode: Any = None, *, seed: int = 0, output_count: int
+) -> Any:
+    chance = 0.5 if ratio is None else float(ratio)
+    if training_mode is not None and bool(training_mode) and chance > 0:
         raise NodeError("dropout in training mode is random.", "export the model in evaluation mode.")
     return (data, jnp.ones(data.shape, bool))[:output_count]
