@@ -22,18 +22,20 @@ __all__ = ["ClientLimits", "HttpClient", "HttpSettings"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ClientLimits(_Frozen):
     """What one client may ask for. ``None`` is without limit."""
 
     requests_per_s: float | None = Field(default=None, gt=0)
+    """Requests a second, on average."""
     burst: int = Field(default=50, ge=1)
     """Requests that may come at once before ``requests_per_s`` applies."""
     rows_per_day: int | None = Field(default=None, ge=1)
     """Rows between two midnights UTC, counted since the service started."""
     rows_per_request: int = Field(default=4096, ge=1)
+    """Rows of one request."""
 
 
 class HttpClient(_Frozen):
@@ -48,9 +50,11 @@ class HttpSettings(_Frozen):
     """Everything that can be set about the HTTP side of the data owner's service."""
 
     authentication: Literal["tokens", "mtls", "none"] = "tokens"
-    """``mtls``: clients were authenticated by certificate before a request gets here; see docs/http.md."""
+    """How clients are known: by ``tokens``, by certificate (``mtls``), or not at all (``none``)."""
     clients: tuple[HttpClient, ...] = ()
+    """Who may ask: name, token digest and, if they differ from the general ones, limits."""
     limits: ClientLimits = ClientLimits()
+    """For every client without limits of its own."""
     max_body_bytes: int = Field(default=16 * 2**20, ge=1)
     """Of a request body, also once a .npz archive is expanded."""
     body_timeout_s: float = Field(default=30.0, gt=0)

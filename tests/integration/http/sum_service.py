@@ -20,7 +20,7 @@ class SumPredictor:
     """Hangs, like a runner that is gone, while there is a file named ``hang``."""
 
     manifest = Manifest(
-        name="sum",
+        name="credit",
         protocol="aby3",
         numeric=NumericSpec(),
         inputs=(X,),

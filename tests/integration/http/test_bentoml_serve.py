@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import shutil
 import signal
 import socket
@@ -116,23 +117,46 @@ def test_stock_open_inference_client(served: Served) -> None:
     try:
         assert client.is_server_live()
         assert client.is_server_ready()
-        assert client.is_model_ready("sum")
-        metadata = client.get_model_metadata("sum")
+        assert client.is_model_ready("credit")
+        metadata = client.get_model_metadata("credit")
         assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]
         rows = np.arange(6, dtype=np.float32).reshape(2, 3)
         for binary in (True, False):
             x = triton.InferInput("x", [2, 3], "FP32")
             x.set_data_from_numpy(rows, binary_data=binary)
             asked = [triton.InferRequestedOutput("y", binary_data=binary)]
-            result = client.infer("sum", [x], outputs=asked, request_id="try-1")
+            result = client.infer("credit", [x], outputs=asked, request_id="try-1")
             assert result.as_numpy("y").tolist() == [3.0, 12.0]
             assert result.get_response()["id"] == "try-1"
         x = triton.InferInput("x", [2, 2], "FP32")
         x.set_data_from_numpy(rows[:, :2].copy())
         with pytest.raises(triton.InferenceServerException, match=r"expects shape \[rows, 3\]"):
-            client.infer("sum", [x])
+            client.infer("credit", [x])
     finally:
         client.close()
+
+
+def _blocks(language: str) -> list[str]:
+    text = (Path(__file__).parents[3] / "docs" / "http.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("block", _blocks("python"))
+def test_python_examples_of_the_documentation_run(served: Served, block: str, tmp_path: Path) -> None:
+    """Every Python example runs as it is printed, against this service instead of port 3000."""
+    code = block.replace("localhost:3000", f"127.0.0.1:{served.port}")
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+
+
+def test_curl_examples_of_the_documentation_run(served: Served, tmp_path: Path) -> None:
+    """Every shell example that talks to a service gets the answer that is printed under it."""
+    for block in _blocks("console"):
+        command, expected = re.fullmatch(r"\$ (.*?[^\\])\n(.*)", block, flags=re.DOTALL).groups()
+        script = command.replace("localhost:3000", f"127.0.0.1:{served.port}")
+        shell = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        assert shell.stdout.strip() == expected.strip(), command
 
 
 def test_bodies_without_end_are_cut_off(served: Served) -> None:
