@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import enum
 import json
+import math
+import operator
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +40,7 @@ _MAGIC = 0x5352
 _HEAD = struct.Struct("<HHIQI")
 LENGTH = struct.Struct("<Q")
 """What stands before each frame on a stream: its length in bytes."""
+_DTYPE = re.compile(r"[<>|][biufcUS][0-9]{1,9}")
 _MAX_META_BYTES = 1 << 20
 _MAX_PARTS = 1 << 16
 _MAX_FRAME_BYTES = 2 << 30
@@ -158,17 +162,28 @@ def arrays_of(specs: Sequence[Mapping[str, Any]], parts: Sequence[Bytes]) -> dic
     Raises:
         FrameError: a description does not fit its bytes, or asks for Python objects.
     """
-    if len(specs) != len(parts):
-        raise FrameError(f"{len(specs)} arrays are described, {len(parts)} came")
-    arrays = {}
-    for spec, part in zip(specs, parts, strict=True):
-        dtype, shape = np.dtype(spec["dtype"]), tuple(int(dim) for dim in spec["shape"])
-        if dtype.hasobject or any(dim < 0 for dim in shape):
-            raise FrameError("an array of Python objects or of negative size cannot be framed")
-        if int(np.prod(shape, dtype=np.int64)) * dtype.itemsize != _size(part):
-            raise FrameError("an array's bytes do not fit its dtype and shape")
-        arrays[str(spec["name"])] = np.frombuffer(part, dtype=dtype).reshape(shape)
-    return arrays
+    described = len(specs) if isinstance(specs, Sequence) else 0
+    if described != len(parts):
+        raise FrameError(f"{described} arrays are described, {len(parts)} came")
+    return dict(_array_of(spec, part) for spec, part in zip(specs, parts, strict=True))
+
+
+def _array_of(spec: Mapping[str, Any], part: Bytes) -> tuple[str, Array]:
+    try:
+        name, dtype_name = str(spec["name"]), str(spec["dtype"])
+        shape = tuple(operator.index(dim) for dim in spec["shape"])
+        # numpy takes much more for a dtype, Python objects and records among it.
+        if not _DTYPE.fullmatch(dtype_name) or any(dim < 0 for dim in shape):
+            raise FrameError("only arrays of numbers, truth values or strings can be framed")
+        dtype = np.dtype(dtype_name)
+    except (KeyError, TypeError, ValueError):
+        raise FrameError("an array's description has no name, numpy dtype and shape") from None
+    if math.prod(shape) * dtype.itemsize != _size(part):
+        raise FrameError("an array's bytes do not fit its dtype and shape")
+    try:
+        return name, np.frombuffer(part, dtype=dtype).reshape(shape)
+    except ValueError:
+        raise FrameError("an array of this dtype and shape cannot be framed") from None
 
 
 def _size(part: Bytes) -> int:
@@ -192,7 +207,7 @@ def _parse_head(view: memoryview) -> tuple[Kind, int, int, int]:
 def _body(kind: Kind, id_: int, view: memoryview, meta_len: int, lengths: Sequence[int]) -> Frame:
     try:
         meta = json.loads(bytes(view[:meta_len])) if meta_len else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         raise FrameError("a frame's meta is not JSON") from None
     if not isinstance(meta, dict):
         raise FrameError("a frame's meta is not a JSON object")
