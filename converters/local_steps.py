@@ -100,6 +100,31 @@ def softmax(xp: Any, x: Values, axis: int = -1) -> Values:
 
 
 @local_op
+def log_softmax(xp: Any, x: Values, axis: int = -1) -> Values:
+    """x - log(sum(exp(x))) along ``axis``."""
+    shifted = x - xp.max(x, axis=axis, keepdims=True)
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
+
+
+@local_op
+def softplus(xp: Any, x: Values) -> Values:
+    """log(1 + exp(x)), without overflow."""
+    return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x)))
+
+
+@local_op
+def elu(xp: Any, x: Values, alpha: float = 1.0, gamma: float = 1.0) -> Values:
+    """``gamma * x`` above 0, ``gamma * alpha * (exp(x) - 1)`` below."""
+    return (gamma * xp.where(x > 0, x, alpha * xp.expm1(xp.minimum(x, 0)))).astype("float32")
+
+
+@local_op
+def leaky_relu(xp: Any, x: Values, alpha: float = 0.01) -> Values:
+    """``x`` above 0, ``alpha * x`` below."""
+    return xp.where(x > 0, x, alpha * x).astype("float32")
+
+
+@local_op
 def tanh(xp: Any, x: Values) -> Values:
     """The hyperbolic tangent."""
     return xp.tanh(x)
@@ -122,6 +147,37 @@ def complement(xp: Any, x: Values) -> Values:
     """The probabilities (1 - x, x) of two classes, (batch,) or (batch, 1) -> (batch, 2)."""
     column = x.reshape(-1, 1)
     return xp.concatenate([1 - column, column], axis=1)
+
+
+@local_op
+def concat(xp: Any, *x: Values, axis: int = 0) -> Values:
+    """The arrays side by side along ``axis``."""
+    return xp.concatenate(x, axis=axis)
+
+
+@local_op
+def take(xp: Any, x: Values, indices: list[int], axis: int = 0) -> Values:
+    """The given positions along ``axis``."""
+    return xp.take(x, xp.asarray(indices, dtype="int32"), axis=axis)
+
+
+@local_op
+def greater(xp: Any, x: Values, threshold: float = 0.0) -> Values:
+    """Whether ``x`` is above ``threshold``, bool."""
+    return x > threshold
+
+
+@local_op
+def transpose(xp: Any, x: Values, perm: list[int]) -> Values:
+    """As numpy's transpose."""
+    return xp.transpose(x, perm)
+
+
+@local_op
+def argmin(xp: Any, x: Values, axis: int = -1, keepdims: bool = False) -> Values:
+    """Index of the first smallest value along ``axis``, int32."""
+    index = xp.argmin(x, axis=axis).astype("int32")
+    return xp.expand_dims(index, axis) if keepdims else index
 
 
 @local_op

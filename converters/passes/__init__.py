@@ -12,7 +12,11 @@ from dataclasses import dataclass
 
 from converters.errors import ConversionError
 from converters.onnx.graph import Graph
+from converters.passes.argmax import argmax_before_activation
+from converters.passes.classifiers import split_linear_models
 from converters.passes.labels import peel_labels
+from converters.passes.linear import fold_centring, fold_scaling
+from converters.passes.peel import peel_outputs
 
 __all__ = ["PASSES", "Pass", "chosen_passes"]
 
@@ -29,7 +33,14 @@ class Pass:
     default: bool = True
 
 
-PASSES: tuple[Pass, ...] = (Pass("peel_labels", peel_labels),)
+PASSES: tuple[Pass, ...] = (
+    Pass("peel_labels", peel_labels),
+    Pass("split_linear_models", split_linear_models),
+    Pass("fold_scaling", fold_scaling),
+    Pass("peel_outputs", peel_outputs),
+    Pass("fold_centring", fold_centring),
+    Pass("argmax_before_activation", argmax_before_activation),
+)
 
 
 def chosen_passes(rewrites: Rewrites) -> tuple[Pass, ...]:

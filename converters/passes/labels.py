@@ -45,6 +45,8 @@ def _move_to_the_end(graph: Graph, lookup: Node) -> None:
             lookup.outputs = after.outputs
             graph.nodes = [node for node in graph.nodes if node is not after]
         else:
+            if after.outputs[0] in graph.shapes:
+                graph.shapes[label] = (graph.shapes[after.outputs[0]][0], "int32")
             after.inputs[0], lookup.inputs = lookup.inputs[0], [label]
             lookup.outputs, after.outputs = after.outputs, [label]
         # The lookup is computed after what it now reads.
