@@ -8,6 +8,7 @@ it is one of the pinned ones, byte for byte.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from secure_runner.config.party import VARIABLES, PartySettings
 from secure_runner.errors import ConfigError
 
-__all__ = ["IdentityError", "TlsMaterial", "check_identity", "client_context", "read_tls", "server_context"]
+__all__ = [
+    "IdentityError",
+    "TlsMaterial",
+    "check_identity",
+    "client_context",
+    "read_tls",
+    "refreshing_server_context",
+    "server_context",
+]
+
+_log = logging.getLogger(__name__)
 
 
 class IdentityError(ConfigError):
@@ -103,11 +114,43 @@ def server_context(material: TlsMaterial) -> ssl.SSLContext:
     return context
 
 
+def refreshing_server_context(settings: PartySettings) -> ssl.SSLContext:
+    """A server context that takes up replaced certificates, without a restart.
+
+    Files are looked at when a client greets. Trust is only ever added: an authority that should no longer be
+    trusted ends with the process, while a certificate's party is checked against the present files each time.
+
+    Raises:
+        ConfigError: this party's certificate, key or trust is wrong at the start.
+    """
+    present = _read_known(settings)
+    context = server_context(present)
+
+    def refresh(_socket: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        nonlocal present
+        try:
+            latest = _read_known(settings)
+            if latest != present:
+                _fill(context, latest, b"\n".join(latest.trust_pem.values()))
+                present = latest
+        except ConfigError as error:
+            _log.warning("certificates on disk are not usable, the earlier ones stay in use: %s", error)
+
+    context.sni_callback = refresh
+    return context
+
+
 def client_context(material: TlsMaterial, peer: str) -> ssl.SSLContext:
     """Context of a connection to one peer. Pass the peer's name as ``server_hostname``."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _fill(context, material, material.trust_pem[peer])
     return context
+
+
+def _read_known(settings: PartySettings) -> TlsMaterial:
+    material = read_tls(settings)
+    assert material is not None, "called where the cluster uses TLS"
+    return material
 
 
 def _fill(context: ssl.SSLContext, material: TlsMaterial, trust_pem: bytes) -> None:

@@ -1,0 +1,254 @@
+"""How runners find each other: the model owner's listens, the others connect and keep trying."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from secure_runner.config import PartySettings
+from secure_runner.config.tls import (
+    IdentityError,
+    check_identity,
+    client_context,
+    read_tls,
+    refreshing_server_context,
+)
+from secure_runner.errors import AgreementError, SecureRunnerError
+from secure_runner.sessions.agreement import compare_clocks, compare_hello
+from secure_runner.sessions.channel import Peer, Wire
+from secure_runner.sessions.messages import ClockReply, ClockRequest, CoordinationError, Goodbye, Hello
+
+__all__ = ["CoordinationServer", "connect_coordination", "serve_coordination"]
+
+_log = logging.getLogger(__name__)
+_LOG_INTERVAL_S = 5.0
+_KEPT_REFUSALS = 32
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class CoordinationServer:
+    """The listening runner's view of the others."""
+
+    peers: dict[str, Peer] = field(default_factory=dict)
+    """Party to its present connection."""
+    refusals: dict[str, str] = field(default_factory=dict)
+    """Address to why its latest attempt was refused; the latest few."""
+
+    def note_refusal(self, source: str, reason: str) -> None:
+        """Keep and log why a connection was refused."""
+        self.refusals.pop(source, None)
+        self.refusals[source] = reason
+        while len(self.refusals) > _KEPT_REFUSALS:
+            del self.refusals[next(iter(self.refusals))]
+        _log.warning("refused a runner at %s: %s", source, reason)
+
+
+@contextlib.asynccontextmanager
+async def serve_coordination(
+    settings: PartySettings, hello: Hello, on_peer: Callable[[Peer], Awaitable[None]]
+) -> AsyncIterator[CoordinationServer]:
+    """Listen for the other parties' runners while the context is open.
+
+    Replaced certificates count from the next connection on.
+
+    Args:
+        settings: this party; it listens at its coordination address.
+        hello: what this party has.
+        on_peer: awaited for each peer that has proved its identity and agrees; the connection closes when it
+            returns. A party that connects again replaces its older connection.
+
+    Raises:
+        ConfigError: this party's certificate, key or trust is wrong.
+        OSError: the address cannot be listened on.
+    """
+    server = CoordinationServer()
+    address = settings.cluster.coordination(settings.party, listen=True)
+    tls_options: dict[str, Any] = {}
+    if settings.cluster.tls is not None:
+        tls_options["ssl"] = refreshing_server_context(settings)
+        tls_options["ssl_handshake_timeout"] = settings.cluster.timeouts.handshake_timeout_s
+    attended: set[asyncio.Task[None]] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        attended.add(task)
+        wire = Wire(reader, writer, settings.cluster.limits.coordination_message_bytes)
+        try:
+            peer = await _greet(wire, settings, hello, leader=None)
+            async with peer.attended():
+                await _admit(server, peer, on_peer)
+        except (SecureRunnerError, asyncio.TimeoutError) as error:
+            source = (writer.get_extra_info("peername") or ["an unknown address"])[0]
+            server.note_refusal(source, str(error) or "it did not greet in time")
+        finally:
+            wire.abort()
+            attended.discard(task)
+
+    listener = await asyncio.start_server(accept, address.host, address.port, **tls_options)
+    try:
+        yield server
+    finally:
+        listener.close()
+        for task in attended:
+            task.cancel()
+        await asyncio.gather(*attended, return_exceptions=True)
+        await listener.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def connect_coordination(
+    settings: PartySettings, leader: str, hello: Hello, progress: Progress | None = None
+) -> AsyncIterator[Peer]:
+    """Connect to the listening party's runner; keeps trying until it is there and is who it should be.
+
+    Args:
+        settings: this party.
+        leader: the party that listens.
+        hello: what this party has.
+        progress: called with a sentence after each failed attempt.
+
+    Raises:
+        AgreementError: it is there, but does not hold the same cluster, program or versions.
+        ConfigError: this party's own certificate, key or trust is wrong.
+    """
+    retries = settings.cluster.retries
+    address = settings.cluster.coordination(leader)
+    pause_s, started_s, logged_s = retries.first_interval_s, time.monotonic(), 0.0
+    while True:
+        try:
+            wire = await _open(settings, leader)
+        except (OSError, asyncio.TimeoutError) as error:
+            reason = _connect_reason(error)
+        else:
+            try:
+                peer = await _greet(wire, settings, hello, leader=leader)
+                break
+            except (CoordinationError, IdentityError, asyncio.TimeoutError) as error:
+                wire.abort()
+                reason = str(error) or "it did not greet in time"
+            except BaseException:
+                wire.abort()
+                raise
+        now_s = time.monotonic()
+        sentence = f"waiting for {leader} at {address} since {now_s - started_s:.0f} s: {reason}"
+        if progress is not None:
+            progress(sentence)
+        if now_s - logged_s > _LOG_INTERVAL_S:
+            _log.info("%s", sentence)
+            logged_s = now_s
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, retries.longest_interval_s)
+    async with peer.attended():
+        yield peer
+
+
+async def _admit(server: CoordinationServer, peer: Peer, on_peer: Callable[[Peer], Awaitable[None]]) -> None:
+    older = server.peers.get(peer.party)
+    if older is not None:
+        older.end("it connected again")
+    server.peers[peer.party] = peer
+    try:
+        await on_peer(peer)
+    finally:
+        if server.peers.get(peer.party) is peer:
+            del server.peers[peer.party]
+
+
+async def _open(settings: PartySettings, leader: str) -> Wire:
+    address = settings.cluster.coordination(leader)
+    # Read anew for each attempt, so that a replaced certificate or key counts at once.
+    material = read_tls(settings)
+    options: dict[str, Any] = {}
+    if material is not None:
+        options = {"ssl": client_context(material, leader), "server_hostname": leader}
+    connecting = asyncio.open_connection(address.host, address.port, **options)
+    reader, writer = await asyncio.wait_for(connecting, settings.cluster.timeouts.handshake_timeout_s)
+    return Wire(reader, writer, settings.cluster.limits.coordination_message_bytes)
+
+
+async def _greet(wire: Wire, settings: PartySettings, mine: Hello, *, leader: str | None) -> Peer:
+    """Swap hellos and clocks; ``leader`` is the party expected where we connected, None where we listen."""
+    timeouts = settings.cluster.timeouts
+    return await asyncio.wait_for(_greeting(wire, settings, mine, leader), timeouts.handshake_timeout_s)
+
+
+async def _greeting(wire: Wire, settings: PartySettings, mine: Hello, leader: str | None) -> Peer:
+    try:
+        if leader is not None:
+            _check_peer(wire, settings, leader)
+            await wire.send(mine)
+        theirs = await wire.receive_greeting()
+        if not isinstance(theirs, Hello) or (leader is not None and theirs.party != leader):
+            raise CoordinationError("the other side did not say hello in its own name")
+        if leader is None:
+            _check_peer(wire, settings, theirs.party)
+            await wire.send(mine)
+        # The connecting side measures first; the listening side answers, then measures.
+        if leader is None:
+            await _answer_clock(wire)
+        round_trip_s, difference_s = await _measure_clock(wire)
+        if leader is not None:
+            await _answer_clock(wire)
+        roles = {settings.role, settings.cluster.parties[theirs.party].role}
+        compare_hello(
+            mine,
+            theirs,
+            both_compute="dealer" not in roles,
+            pinned_program_digest=settings.program_digest,
+        )
+        limit_s = settings.cluster.timeouts.clock_difference_limit_s
+        compare_clocks(mine.party, theirs.party, difference_s, limit_s)
+    except (AgreementError, IdentityError) as error:
+        with contextlib.suppress(CoordinationError):
+            await wire.send(Goodbye(reason=error.code))
+        raise
+    return Peer(wire, theirs, settings.cluster.timeouts, round_trip_s, difference_s)
+
+
+def _check_peer(wire: Wire, settings: PartySettings, party: str) -> None:
+    if party not in settings.peers:
+        raise IdentityError(f"the other side says it is {party!r}, which is no other party of this cluster")
+    material = read_tls(settings)
+    if material is None:
+        return
+    certificate = wire.writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    if certificate is None:
+        raise IdentityError(f"the other side says it is {party}, but shows no certificate")
+    check_identity(material, certificate, party)
+
+
+async def _measure_clock(wire: Wire) -> tuple[float, float]:
+    """Round-trip time and how far the other clock is ahead, both in seconds."""
+    sent_s = time.monotonic()
+    await wire.send(ClockRequest())
+    reply = await wire.receive_greeting()
+    round_trip_s = time.monotonic() - sent_s
+    if not isinstance(reply, ClockReply):
+        raise CoordinationError("the other side did not say its time when asked")
+    # Its clock was read half a round trip ago.
+    return round_trip_s, reply.clock_s + round_trip_s / 2 - time.time()
+
+
+async def _answer_clock(wire: Wire) -> None:
+    if not isinstance(await wire.receive_greeting(), ClockRequest):
+        raise CoordinationError("the other side did not ask for the time when it should")
+    await wire.send(ClockReply(clock_s=time.time()))
+
+
+def _connect_reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not that party's: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "no answer in time" if isinstance(error, asyncio.TimeoutError) else "the connection was closed"
