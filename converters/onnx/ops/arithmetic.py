@@ -144,7 +144,7 @@ def _beyond(bound: Array, sign: int) -> bool:
     return (
         isinstance(bound, np.ndarray | np.generic)
         and bound.dtype.kind == "f"
-        and bool(np.float64(bound) * sign >= 3e38)
+        and bool((bound.astype(np.float64) * sign >= 3e38).all())
     )
 
 

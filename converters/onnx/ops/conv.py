@@ -172,8 +172,8 @@ def Col2Im(
             front = place[a] * gaps[a]
             widths.append((front, padded[a] - front - (counts[a] - 1) * steps[a] - 1, steps[a] - 1))
         total = total + lax.pad(columns[:, :, number], jnp.zeros((), input.dtype), widths)
-    inner = tuple(slice(margins[a], margins[a] + image[a]) for a in range(rank))
-    return total[(slice(None), slice(None), *inner)]
+    inner = [slice(margins[a], margins[a] + image[a]) for a in range(rank)]
+    return total[tuple([slice(None)] * 2 + inner)]
 
 
 @op(since=27)

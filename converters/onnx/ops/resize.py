@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,7 @@ def _cubic(distance: NDArray, a: float) -> NDArray:
 
 
 def _nearest(points: NDArray, mode: str) -> NDArray:
-    rounding = {
+    rounding: dict[str, Callable[[NDArray], NDArray]] = {
         "round_prefer_floor": lambda x: np.ceil(x - 0.5),
         "round_prefer_ceil": lambda x: np.floor(x + 0.5),
         "floor": np.floor,
