@@ -1,4 +1,4 @@
-"""Arrow IPC streams as request and response bodies, where pyarrow is installed.
+"""Arrow IPC streams as request and response bodies.
 
 Format: https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interprocess-communication-ipc.
 A column is an input of that name: a scalar column for shape ``[rows]``, (nested) fixed-size lists for more
@@ -100,13 +100,10 @@ def write_arrow(arrays: Arrays) -> bytes:
 
 
 def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.ipc
-    except ImportError:
-        raise RequestError(
-            "unsupported_media_type", "this service has no pyarrow; send JSON or numpy's .npy"
-        ) from None
+    """Imported with the first Arrow body: it takes half a second."""
+    import pyarrow
+    import pyarrow.ipc
+
     return pyarrow
 
 

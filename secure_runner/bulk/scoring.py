@@ -1,0 +1,176 @@
+"""Chunks of rows sent to a service, several at a time, each until it is answered or cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import ssl
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from secure_runner.bulk.job import Job
+from secure_runner.errors import InputError, SecureRunnerError, UnavailableError
+from secure_runner.http.body import DEADLINE_HEADER, REQUEST_ID_HEADER
+from secure_runner.http.codecs import NPZ
+from secure_runner.http.npy import write_npz
+from secure_runner.http.types import Arrays
+from secure_runner.programs.manifest import Manifest
+
+__all__ = ["Service", "fetch_manifest", "score"]
+
+_TRY_AGAIN = frozenset({429, 502, 503, 504})
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """Where a service is, and how to talk to it."""
+
+    url: str
+    token: str | None = field(default=None, repr=False)
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    deadline_s: float = 60.0
+    """Of one request."""
+    patience_s: float = 120.0
+    """How long one chunk is tried again before the job stops."""
+
+    def client(self) -> httpx.AsyncClient:
+        """A connection pool for the service."""
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if self.certificate_file is not None:
+            context.load_cert_chain(self.certificate_file, self.key_file)
+        headers = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+        return httpx.AsyncClient(
+            base_url=self.url, headers=headers, verify=context, timeout=self.deadline_s + 5.0
+        )
+
+
+async def fetch_manifest(service: Service) -> Manifest:
+    """The manifest of the program that the service serves.
+
+    Raises:
+        UnavailableError: the service cannot be reached, or is not ready.
+        InputError: it refuses, or does not serve a program.
+    """
+    async with service.client() as client:
+        try:
+            answer = await client.get("/manifest")
+        except httpx.TransportError as error:
+            raise UnavailableError(f"{service.url} cannot be reached: {type(error).__name__}") from error
+    if answer.status_code != 200:
+        raise _refusal(answer, 0)
+    try:
+        return Manifest.model_validate_json(answer.content)
+    except ValueError:
+        raise InputError(f"{service.url} does not serve a manifest that this version understands") from None
+
+
+async def score(
+    service: Service, job: Job, inputs: Arrays, *, concurrency: int, on_done: Callable[[int], None]
+) -> None:
+    """Send every chunk that is not done, and keep its predictions.
+
+    Args:
+        service: where to.
+        job: which chunks there are, and where predictions are kept.
+        inputs: validated, all rows.
+        concurrency: requests under way at once; the service merges them into batches.
+        on_done: told the number of rows of each chunk done, also of those done before.
+
+    Raises:
+        InputError: the service refuses a chunk.
+        UnavailableError: it has not answered within the service's ``patience_s``.
+    """
+    pending = []
+    for index, start, end in job.chunks():
+        if job.is_done(index):
+            on_done(end - start)
+        else:
+            pending.append((index, start, end))
+    chunks = iter(pending)
+
+    async def work(client: httpx.AsyncClient) -> None:
+        for index, start, end in chunks:
+            body = write_npz({name: array[start:end] for name, array in inputs.items()})
+            job.save(index, await _predict(service, client, body, f"{job.job_id}-{index}", start, end))
+            on_done(end - start)
+
+    async with service.client() as client:
+        workers = [asyncio.create_task(work(client)) for _ in range(min(concurrency, len(pending)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def _predict(
+    service: Service, client: httpx.AsyncClient, body: bytes, request_id: str, start: int, end: int
+) -> Arrays:
+    headers = {
+        "content-type": NPZ,
+        "accept": NPZ,
+        REQUEST_ID_HEADER: request_id,
+        DEADLINE_HEADER: f"{service.deadline_s:g}",
+    }
+    give_up_s = time.monotonic() + service.patience_s
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        failure: SecureRunnerError
+        try:
+            answer = await client.post("/predict", content=body, headers=headers)
+        except httpx.TransportError as error:
+            failure = UnavailableError(f"{service.url} cannot be reached: {type(error).__name__}")
+            wait_s = pause_s
+        else:
+            if answer.status_code == 200:
+                return _outputs_of(answer.content, end - start)
+            failure = _refusal(answer, start)
+            wait_s = max(pause_s, _retry_after_s(answer))
+        if not isinstance(failure, UnavailableError) or time.monotonic() + wait_s > give_up_s:
+            raise failure
+        await asyncio.sleep(wait_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _outputs_of(content: bytes, rows: int) -> Arrays:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            outputs = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, zipfile.BadZipFile):
+        raise InputError("the service's answer is not the .npz that was asked for") from None
+    if not outputs or any(array.ndim == 0 or len(array) != rows for array in outputs.values()):
+        raise InputError(f"the service answered with other than {rows} rows")
+    return outputs
+
+
+def _retry_after_s(answer: httpx.Response) -> float:
+    try:
+        return float(answer.headers.get("retry-after", "0"))
+    except ValueError:
+        return 0.0
+
+
+def _refusal(answer: httpx.Response, start: int) -> SecureRunnerError:
+    """The service's own words, with the row counted from the start of the file."""
+    code, message, row = "", f"HTTP status {answer.status_code}", None
+    try:
+        error: Any = answer.json()["error"]
+        code, message, row = str(error["code"]), str(error["message"]), error.get("row")
+    except (ValueError, KeyError, TypeError):
+        pass
+    where = f" (chunk from row {start}, its row {row})" if isinstance(row, int) else ""
+    if answer.status_code in _TRY_AGAIN:
+        return UnavailableError(f"the service cannot answer now: {message}", code=code or None)
+    return InputError(f"the service refuses: {message}{where}", code=code or None)
