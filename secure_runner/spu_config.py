@@ -13,7 +13,23 @@ from secure_runner.protocols import ProtocolName, protocol
 if TYPE_CHECKING:
     import spu
 
-__all__ = ["make_runtime_config", "runtime_config_dict"]
+__all__ = ["make_runtime_config", "runtime_config_dict", "sharing_config_dict"]
+
+
+def sharing_config_dict(protocol_name: ProtocolName, numeric: NumericSpec) -> dict[str, Any]:
+    """The part of the configuration that says how values are shared; enough to split and to reconstruct them.
+
+    Args:
+        protocol_name: which protocol.
+        numeric: ring, fraction bits and exponential of the program. The Padé exponential is the default:
+            SPU's own default is wrong by orders of magnitude below about -512.
+    """
+    return {
+        "protocol": protocol(protocol_name).spu_name,
+        "field": numeric.field,
+        "fxp_fraction_bits": numeric.fraction_bits,
+        "fxp_exp_mode": numeric.exp_mode,
+    }
 
 
 def runtime_config_dict(
@@ -27,20 +43,14 @@ def runtime_config_dict(
 
     Args:
         protocol_name: which protocol.
-        numeric: ring, fraction bits and exponential of the program. The Padé exponential is the default:
-            SPU's own default is wrong by orders of magnitude below about -512.
+        numeric: ring, fraction bits and exponential of the program.
         insecure: allow ``semi2k`` without a dealer, where rank 0 makes the randomness and can unmask.
         beaver: ``ttp_beaver_config`` of a dealer, for ``semi2k``.
 
     Raises:
         ConfigError: ``semi2k`` with neither a dealer nor ``insecure``.
     """
-    config: dict[str, Any] = {
-        "protocol": protocol(protocol_name).spu_name,
-        "field": numeric.field,
-        "fxp_fraction_bits": numeric.fraction_bits,
-        "fxp_exp_mode": numeric.exp_mode,
-    }
+    config = sharing_config_dict(protocol_name, numeric)
     if protocol_name == "semi2k":
         if beaver is not None:
             config |= {"beaver_type": "TrustedThirdParty", "ttp_beaver_config": dict(beaver)}

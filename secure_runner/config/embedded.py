@@ -60,9 +60,16 @@ def embedded_cluster(
     )
 
 
-def embedded_settings(cluster: Cluster) -> dict[str, PartySettings]:
-    """Settings of each party of an embedded cluster, by party name."""
-    return {name: PartySettings(cluster=cluster, party=name) for name in cluster.parties}
+def embedded_settings(cluster: Cluster, dealer_key: str | None = None) -> dict[str, PartySettings]:
+    """Settings of each party of an embedded cluster, by party name.
+
+    Args:
+        cluster: from :func:`embedded_cluster`.
+        dealer_key: public identity key of the dealer that the runner starts, if the cluster has one.
+    """
+    return {
+        name: PartySettings(cluster=cluster, party=name, dealer_key=dealer_key) for name in cluster.parties
+    }
 
 
 def _free_ports(count: int) -> int:

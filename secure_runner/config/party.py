@@ -23,6 +23,7 @@ VARIABLES: dict[str, str] = {
     "tls_key_file": "SECURE_RUNNER_TLS_KEY",
     "tls_ca_file": "SECURE_RUNNER_TLS_CA",
     "program_digest": "SECURE_RUNNER_PROGRAM_DIGEST",
+    "dealer_key": "SECURE_RUNNER_DEALER_KEY",
 }
 """Setting to environment variable. ``SECURE_RUNNER_CLUSTER`` names the cluster file."""
 
@@ -48,6 +49,8 @@ class PartySettings(BaseModel):
     """Replaces the cluster's ``tls.ca_file`` where this party keeps the authority's certificate elsewhere."""
     program_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Digest of the one program this party has audited; any other is refused."""
+    dealer_key: str | None = None
+    """The dealer's public identity key (base64), from the dealer's own operator: never from the other party."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> PartySettings:
@@ -61,6 +64,11 @@ class PartySettings(BaseModel):
         if self.cluster.tls is not None and missing:
             raise ValueError(
                 f"{' and '.join(missing)}: missing, although cluster {self.cluster.name} uses TLS"
+            )
+        if self.cluster.dealer not in (None, self.party) and self.dealer_key is None:
+            raise ValueError(
+                f"dealer_key ({VARIABLES['dealer_key']}): missing, although cluster {self.cluster.name} has a "
+                f"dealer; ask the operator of {self.cluster.dealer} for its public identity key"
             )
         return self
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import secretflow as sf
 
 from secure_runner.party import control
-from secure_runner.party.resident import ResidentSpu
-from secure_runner.spu_config import runtime_config_dict
+from secure_runner.party.link_identity import agree_on_link
+from secure_runner.party.resident import Resident, ResidentSpu
 
 if TYPE_CHECKING:
     from secure_runner.party.pipe import Pipe
@@ -33,14 +33,14 @@ def run_session(spec: SessionSpec, manifest: Manifest, pipe: Pipe) -> None:
 
     Does not return while the session lives.
     """
-    control.install(spec.settings)
+    channel = control.install(spec.settings)
     sf.init(job_name=spec.session_id, **control.sf_init_arguments(spec.settings, spec.lane, spec.slot))
-    device = ResidentSpu(_cluster_def(spec, manifest), spec)
+    identity = agree_on_link(channel, spec.settings, spec.session_id)
+    device = ResidentSpu(Resident(spec, manifest, identity, pipe))
     model_owner = sf.PYU(spec.settings.cluster.party_with("model_owner"))
     params = model_owner(load_params)(spec.params_file).to(device)
     served = [
-        actor.serve.remote(pipe, manifest, params.shares_name[rank])
-        for rank, actor in enumerate(device.actors.values())
+        actor.serve.remote(params.shares_name[rank]) for rank, actor in enumerate(device.actors.values())
     ]
     _log.info("session %s: cluster is formed, params are shared", spec.session_id)
     sf.reveal(sf.PYUObject(sf.PYU(spec.settings.party), served[spec.rank]))
@@ -51,12 +51,3 @@ def load_params(path: Path | None) -> Mapping[str, npt.NDArray[Any]]:
     assert path is not None, "the model owner's session names the params"
     with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
-
-
-def _cluster_def(spec: SessionSpec, manifest: Manifest) -> dict[str, Any]:
-    cluster = spec.settings.cluster
-    addresses = {party: cluster.addresses(party, spec.lane, spec.slot) for party in spec.parties}
-    return {
-        "nodes": [{"party": party, "address": str(addresses[party].link)} for party in spec.parties],
-        "runtime_config": runtime_config_dict(cluster.protocol, manifest.numeric, insecure=cluster.insecure),
-    }

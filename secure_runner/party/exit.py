@@ -7,6 +7,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, NoReturn
 
+from secure_runner.errors import SecureRunnerError
 from secure_runner.frames import Frame, Kind
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class FailureCode(str, enum.Enum):
     """The SPU link failed: a peer is gone, timed out, or sent what is not a share."""
     RUN = "run"
     """A run of the executable failed."""
+    DEALER = "dealer"
+    """The dealer is gone, restarted, or refused to go on."""
     RUNNER = "runner"
     """The runner is gone, or sent what is not a frame."""
 
@@ -35,11 +38,20 @@ class FailureCode(str, enum.Enum):
 def end_process(pipe: Pipe, code: FailureCode, error: BaseException) -> NoReturn:
     """Tell the runner the code and end this process at once.
 
-    Library messages can hold addresses and, in principle, data: only the exception's type is logged. There is
-    no orderly way out: a process whose link has failed crashes when it cleans up.
+    There is no orderly way out: a process whose link has failed crashes when it cleans up.
     """
-    _log.error("party process ends: %s (%s)", code.value, type(error).__name__)
+    _log.error("party process ends: %s (%s)", code.value, _said(error))
     try:
         pipe.send(Frame(Kind.FAILED, meta={"code": code.value, "error": type(error).__name__}))
     finally:
         os._exit(1)
+
+
+def _said(error: BaseException) -> str:
+    """What may be logged of an error: our own messages hold no values; of a library's, the type alone."""
+    cause = getattr(error, "cause", None)
+    if callable(cause) and isinstance(cause(), BaseException):
+        # SecretFlow wraps what happened in one of its own.
+        return _said(cause())
+    own = isinstance(error, SecureRunnerError)
+    return f"{type(error).__name__}: {error}" if own else type(error).__name__

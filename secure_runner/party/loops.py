@@ -24,7 +24,6 @@ from secure_runner.party.shares import share_message, shares_of
 if TYPE_CHECKING:
     from spu.libspu import Share
 
-    from secure_runner.party.pipe import Pipe
     from secure_runner.party.resident import ResidentRuntime
 
 __all__ = ["serve"]
@@ -44,20 +43,17 @@ class _Batch:
     received_at: float
 
 
-def serve(runtime: ResidentRuntime, pipe: Pipe) -> None:
+def serve(runtime: ResidentRuntime) -> None:
     """Serve the session at this party. Ends the process, never returns."""
-    loop = (
-        DataOwnerLoop(runtime, pipe)
-        if runtime.spec.settings.role == "data_owner"
-        else PeerLoop(runtime, pipe)
-    )
+    is_data_owner = runtime.spec.settings.role == "data_owner"
+    loop = DataOwnerLoop(runtime) if is_data_owner else PeerLoop(runtime)
     loop.run()
 
 
 class _Loop:
-    def __init__(self, runtime: ResidentRuntime, pipe: Pipe) -> None:
+    def __init__(self, runtime: ResidentRuntime) -> None:
         self.runtime = runtime
-        self.pipe = pipe
+        self.pipe = runtime.pipe
         self.spec = runtime.spec
         self.batches: queue.Queue[_Batch] = queue.Queue(maxsize=_AHEAD)
 
@@ -101,7 +97,7 @@ class PeerLoop(_Loop):
                 continue
             frame, shares = shares_of(data, expected=expected)
             batch_size = frame.meta.get("batch_size")
-            if frame.kind is not Kind.RUN or batch_size not in self.runtime.executables:
+            if frame.kind is not Kind.RUN or batch_size not in self.runtime.rungs:
                 raise ValueError("a message on the link asks for nothing that this program can do")
             self.batches.put(_Batch(frame.id, batch_size, shares, time.monotonic()))
 

@@ -8,6 +8,7 @@ batches over its own SPU link until the session ends.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +16,42 @@ import spu
 from secretflow.device.device.spu import SPU, SPURuntime
 from secretflow.distributed.primitive import remote
 
+from secure_runner.errors import UnavailableError
+from secure_runner.party.dealing import Dealing
+from secure_runner.party.exit import FailureCode, end_process
 from secure_runner.programs.manifest import Manifest
 from secure_runner.programs.names import input_name, output_name, param_name
 from secure_runner.protocols import protocol
-from secure_runner.spu_config import make_runtime_config
+from secure_runner.spu_config import make_runtime_config, runtime_config_dict, sharing_config_dict
 
 if TYPE_CHECKING:
     from spu.libspu import Share
 
+    from secure_runner.party.link_identity import LinkIdentity
+    from secure_runner.party.pipe import Pipe
     from secure_runner.party.spec import SessionSpec
 
-__all__ = ["ResidentRuntime", "ResidentSpu"]
+__all__ = ["Resident", "ResidentRuntime", "ResidentSpu"]
 
 _CONNECT_RETRY_INTERVAL_MS = 100
+
+
+@dataclass(frozen=True)
+class Resident:
+    """What the actor of one party needs beside what SecretFlow gives it. It never leaves the process."""
+
+    spec: SessionSpec
+    manifest: Manifest
+    identity: LinkIdentity
+    pipe: Pipe
+
+
+@dataclass(frozen=True)
+class _Rung:
+    """One executable, and the SPU runtime that it runs in."""
+
+    runtime: spu.Runtime
+    executable: spu.Executable
 
 
 class ResidentRuntime(SPURuntime):  # type: ignore[misc]
@@ -37,36 +61,62 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
     the next batch can travel while the present one runs.
     """
 
-    def __init__(self, rank: int, cluster_def: Mapping[str, Any], spec: SessionSpec) -> None:
+    def __init__(self, rank: int, cluster_def: Mapping[str, Any], resident: Resident) -> None:
         # Not the parent's constructor: it can set neither the link's id nor drop message sequence ids.
+        self.spec, self.manifest, self.pipe = resident.spec, resident.manifest, resident.pipe
         self.rank = rank
-        self.party = spec.parties[rank]
+        self.party = self.spec.parties[rank]
         self.cluster_def = cluster_def
-        self.id = spec.session_id
+        self.id = self.spec.session_id
         self.share_seq_id = 0
-        self.spec = spec
-        self.link = spu.link.create_brpc(_link_desc(spec), rank)
+        description = _link_desc(self.spec)
+        resident.identity.secure(description)
+        self.link = spu.link.create_brpc(description, rank)
+        resident.identity.prove(self.link)
         self.inputs = self.link.spawn()
         self.outputs = self.link.spawn()
-        self.conf = make_runtime_config(cluster_def["runtime_config"])
-        self.runtime = spu.Runtime(self.link, self.conf)
-        self.io = spu.Io(len(spec.parties), self.conf)
+        cluster = self.spec.settings.cluster
+        self.conf = make_runtime_config(sharing_config_dict(cluster.protocol, self.manifest.numeric))
+        self.io = spu.Io(len(self.spec.parties), self.conf)
+        self._runtimes = self._make_runtimes()
+        # Where the parent's own methods put the params' shares.
+        self.runtime = next(iter(self._runtimes.values()))
 
-    def load_program(self, manifest: Manifest, params: Mapping[str, str]) -> None:
+    def load_program(self, params: Mapping[str, str]) -> None:
         """Make the ladder of executables resident.
 
         Args:
-            manifest: the agreed program.
             params: name of each param → name of its share in this runtime.
         """
-        self.manifest = manifest
-        self.executables = {}
         renamed = {param_name(name): share for name, share in params.items()}
-        for entry in manifest.executables:
+        self.rungs: dict[int, _Rung] = {}
+        for entry in self.manifest.executables:
             executable = spu.Executable()
             executable.ParseFromString((Path(self.spec.program_dir) / entry.file).read_bytes())
             executable.input_names = [renamed.get(name, name) for name in executable.input_names]
-            self.executables[entry.batch_size] = executable
+            runtime = self._runtimes[entry.batch_size]
+            if runtime is not self.runtime:
+                for share in params.values():
+                    runtime.set_var(share, self.runtime.get_var(share))
+            self.rungs[entry.batch_size] = _Rung(runtime, executable)
+
+    def _make_runtimes(self) -> dict[int, spu.Runtime]:
+        """Batch size → SPU runtime: one for all, or, where a dealer pins transcripts, one for each."""
+        cluster, numeric = self.spec.settings.cluster, self.manifest.numeric
+        if cluster.dealer is None:
+            config = runtime_config_dict(cluster.protocol, numeric, insecure=cluster.insecure)
+            runtime = spu.Runtime(self.link, make_runtime_config(config))
+            return dict.fromkeys(self.manifest.batch_sizes, runtime)
+        self._dealing = Dealing(self.spec, self._lose_dealer)
+        runtimes = {}
+        for entry in self.manifest.executables:
+            beaver = self._dealing.register(entry)
+            config = runtime_config_dict(cluster.protocol, numeric, beaver=beaver)
+            runtimes[entry.batch_size] = spu.Runtime(self.link.spawn(), make_runtime_config(config))
+        return runtimes
+
+    def _lose_dealer(self, reason: str) -> None:
+        end_process(self.pipe, FailureCode.DEALER, UnavailableError(reason))
 
     def share_inputs(self, arrays: Sequence[Any]) -> list[list[Share]]:
         """Split private inputs into shares; ``result[rank]`` belongs to the party with that rank."""
@@ -77,31 +127,42 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
         """Run one batch: this party's input shares in, its output shares out. All parties run together."""
         input_names = [input_name(tensor.name) for tensor in self.manifest.private_inputs]
         output_names = [output_name(tensor.name) for tensor in self.manifest.private_outputs]
+        rung = self.rungs[batch_size]
         for name, share in zip(input_names, shares, strict=True):
-            self.runtime.set_var(name, share)
-        self.runtime.run(self.executables[batch_size])
-        results = [self.runtime.get_var(name) for name in output_names]
+            rung.runtime.set_var(name, share)
+        rung.runtime.run(rung.executable)
+        results = [rung.runtime.get_var(name) for name in output_names]
         for name in (*input_names, *output_names):
-            self.runtime.del_var(name)
+            rung.runtime.del_var(name)
         return results
 
     def reveal(self, shares: Sequence[Sequence[Share]]) -> list[Any]:
         """Reconstruct outputs from all parties' shares. Called at the data owner alone."""
         return [self.io.reconstruct(list(by_party)) for by_party in zip(*shares, strict=True)]
 
-    def serve(self, pipe: Any, manifest: Manifest, params: Mapping[str, str]) -> None:
+    def serve(self, params: Mapping[str, str]) -> None:
         """Serve batches until the session ends. It never returns: the process ends with the session."""
         from secure_runner.party.loops import serve
 
-        self.load_program(manifest, params)
-        serve(self, pipe)
+        try:
+            self.load_program(params)
+        except Exception as error:
+            end_process(self.pipe, FailureCode.PROGRAM, error)
+        serve(self)
 
 
 class ResidentSpu(SPU):  # type: ignore[misc]
     """SecretFlow's SPU device, whose actors are :class:`ResidentRuntime`."""
 
-    def __init__(self, cluster_def: dict[str, Any], spec: SessionSpec) -> None:
-        self._spec = spec
+    def __init__(self, resident: Resident) -> None:
+        self._resident = resident
+        spec = resident.spec
+        cluster = spec.settings.cluster
+        addresses = {party: cluster.addresses(party, spec.lane, spec.slot).link for party in spec.parties}
+        cluster_def = {
+            "nodes": [{"party": party, "address": str(address)} for party, address in addresses.items()],
+            "runtime_config": sharing_config_dict(cluster.protocol, resident.manifest.numeric),
+        }
         super().__init__(cluster_def, id=spec.session_id)
 
     def init(self) -> None:
@@ -110,10 +171,11 @@ class ResidentSpu(SPU):  # type: ignore[misc]
         SecretFlow has sorted the nodes by party name, so ranks would follow the alphabet. Ranks matter: they
         follow roles here.
         """
-        self.cluster_def["nodes"].sort(key=lambda node: self._spec.parties.index(node["party"]))
-        for rank, node in enumerate(self.cluster_def["nodes"]):
-            actor = remote(ResidentRuntime).party(node["party"])
-            self.actors[node["party"]] = actor.remote(rank, self.cluster_def, self._spec)
+        parties = self._resident.spec.parties
+        self.cluster_def["nodes"].sort(key=lambda node: parties.index(node["party"]))
+        for rank, party in enumerate(parties):
+            actor = remote(ResidentRuntime).party(party)
+            self.actors[party] = actor.remote(rank, self.cluster_def, self._resident)
 
 
 def _link_desc(spec: SessionSpec) -> spu.link.Desc:

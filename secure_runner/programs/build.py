@@ -20,6 +20,7 @@ from secure_runner.programs.manifest import (
     TensorSpec,
 )
 from secure_runner.programs.names import output_name
+from secure_runner.programs.transcripts import record_transcripts
 from secure_runner.protocols import ProtocolName
 
 if TYPE_CHECKING:
@@ -50,55 +51,86 @@ def build_program(
     Args:
         name: the model's name, for people.
         model: a converted model; its weights are used for the leak check alone and do not enter the result.
-        protocol: default protocol of deployments.
+        protocol: default protocol of deployments. With semi2k, what a dealer will be asked for is recorded too.
         batch_sizes: the ladder; a batch is padded to the next size.
 
     Returns:
-        The manifest, and each executable by its file name.
+        The manifest, and the content of each file that it names.
 
     Raises:
         LeakError: a trained value would become public.
         ProgramError: the model cannot be lowered or compiled.
     """
-    ladder_sizes = sorted(set(batch_sizes))
-    if not ladder_sizes or ladder_sizes[0] < 1:
+    sizes = sorted(set(batch_sizes))
+    if not sizes or sizes[0] < 1:
         raise ProgramError(
             f"batch sizes must be positive integers, for example 1, 8, 32; got {list(batch_sizes)}"
         )
+    numeric = NumericSpec(field=model.numeric.field, fraction_bits=model.numeric.fraction_bits)
     params = tuple(
         TensorSpec(name=key, dtype=value.dtype.name, shape=value.shape)
         for key, value in sorted(model.params.items())
     )
     private_inputs = tuple(_tensor(tensor) for tensor in model.private_inputs)
-    ladder = [lower(model.private_predict, params, private_inputs, size) for size in ladder_sizes]
-    private_outputs = tuple(_tensor(tensor) for tensor in model.private_outputs)
-    compiled = compile_ladder(ladder, [output_name(tensor.name) for tensor in private_outputs])
-    executables = {f"batch_{size}.spu": code for size, code in zip(ladder_sizes, compiled, strict=True)}
-    for code in executables.values():
+    executables = _compile(model, params, private_inputs, sizes)
+    transcripts: dict[int, bytes] = {}
+    if protocol == "semi2k":
+        transcripts = record_transcripts(executables, params, private_inputs, numeric)
+    entries = tuple(_entry(size, code, transcripts.get(size)) for size, code in executables.items())
+    manifest = _describe(name, model, protocol, numeric, params, entries)
+    files = {entry.file: executables[entry.batch_size] for entry in entries}
+    recorded = {
+        e.transcript_file: transcripts[e.batch_size] for e in entries if e.transcript_file is not None
+    }
+    return manifest, files | recorded
+
+
+def _compile(
+    model: ConvertedModel, params: Sequence[TensorSpec], inputs: Sequence[TensorSpec], sizes: Sequence[int]
+) -> dict[int, bytes]:
+    ladder = [lower(model.private_predict, params, inputs, size) for size in sizes]
+    compiled = compile_ladder(ladder, [output_name(tensor.name) for tensor in model.private_outputs])
+    for code in compiled:
         check_no_leak(code.decode("utf-8", errors="ignore"), model.params)
-    manifest = Manifest(
+    return dict(zip(sizes, compiled, strict=True))
+
+
+def _entry(batch_size: int, code: bytes, transcript: bytes | None) -> ExecutableSpec:
+    return ExecutableSpec(
+        batch_size=batch_size,
+        file=f"batch_{batch_size}.spu",
+        sha256=hashlib.sha256(code).hexdigest(),
+        transcript_file=None if transcript is None else f"batch_{batch_size}.transcript.json",
+        transcript_sha256=None if transcript is None else hashlib.sha256(transcript).hexdigest(),
+    )
+
+
+def _describe(
+    name: str,
+    model: ConvertedModel,
+    protocol: ProtocolName,
+    numeric: NumericSpec,
+    params: tuple[TensorSpec, ...],
+    executables: tuple[ExecutableSpec, ...],
+) -> Manifest:
+    ranges = model.numeric.input_ranges.items()
+    return Manifest(
         name=name,
         protocol=protocol,
-        numeric=NumericSpec(field=model.numeric.field, fraction_bits=model.numeric.fraction_bits),
+        numeric=numeric,
         inputs=tuple(_tensor(tensor) for tensor in model.inputs),
         outputs=tuple(_tensor(tensor) for tensor in model.outputs),
-        private_inputs=private_inputs,
-        private_outputs=private_outputs,
+        private_inputs=tuple(_tensor(tensor) for tensor in model.private_inputs),
+        private_outputs=tuple(_tensor(tensor) for tensor in model.private_outputs),
         params=params,
         encode=tuple(_step(step) for step in model.encode),
         decode=tuple(_step(step) for step in model.decode),
-        input_ranges={
-            key: InputRange(low=low, high=high) for key, (low, high) in model.numeric.input_ranges.items()
-        },
+        input_ranges={key: InputRange(low=low, high=high) for key, (low, high) in ranges},
         rewrites=tuple(model.report.rewrites),
         statements=tuple(model.report.statements),
-        executables=tuple(
-            ExecutableSpec(batch_size=size, file=file, sha256=hashlib.sha256(code).hexdigest())
-            for size, (file, code) in zip(ladder_sizes, executables.items(), strict=True)
-        ),
+        executables=executables,
         versions=package_versions(),
     )
-    return manifest, executables
 
 
 def _tensor(tensor: ModelTensor) -> TensorSpec:

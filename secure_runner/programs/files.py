@@ -17,10 +17,10 @@ __all__ = ["MANIFEST_FILE", "read_program", "write_program"]
 MANIFEST_FILE = "manifest.json"
 
 
-def write_program(directory: Path, manifest: Manifest, executables: Mapping[str, bytes]) -> None:
-    """Write a program. ``executables`` maps the manifest's file names to their bytes."""
-    for entry in manifest.executables:
-        (directory / entry.file).write_bytes(executables[entry.file])
+def write_program(directory: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    """Write a program. ``files`` maps the manifest's file names to their bytes."""
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
     (directory / MANIFEST_FILE).write_text(text + "\n")
 
@@ -44,16 +44,16 @@ def read_program(directory: Path) -> Manifest:
             f"{path} is not a manifest that this version reads; wrong fields: {fields}"
         ) from None
     for entry in manifest.executables:
-        _check_executable(directory, entry.file, entry.sha256)
+        _check_file(directory, entry.file, entry.sha256)
+        if entry.transcript_file is not None and entry.transcript_sha256 is not None:
+            _check_file(directory, entry.transcript_file, entry.transcript_sha256)
     return manifest
 
 
-def _check_executable(directory: Path, file: str, expected: str) -> None:
+def _check_file(directory: Path, file: str, expected: str) -> None:
     path = directory / file
     if path.parent != directory or not path.is_file():
-        raise ProgramError(f"the manifest names the executable {file!r}, which is not in {directory}")
+        raise ProgramError(f"the manifest names {file!r}, which is not in {directory}")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != expected:
-        raise ProgramError(
-            f"executable {file} has SHA-256 {found}, the manifest says {expected}: it was changed"
-        )
+        raise ProgramError(f"{file} has SHA-256 {found}, the manifest says {expected}: it was changed")

@@ -71,6 +71,7 @@ class ExecutableSpec(_Frozen):
     batch_size: int = Field(ge=1)
     file: str
     sha256: Digest
+    transcript_file: str | None = None
     transcript_sha256: Digest | None = None
     """Digest of the operation-and-size transcript that a dealer pins, where one was recorded."""
 

@@ -1,0 +1,128 @@
+"""What a dealer will be asked for when an executable runs: recorded once, when the program is built.
+
+``python -m secure_runner.programs.transcripts`` reads one job from standard input and writes the transcripts
+to standard output, in a process of its own like SPU's compiler.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from secure_runner.errors import ProgramError
+from secure_runner.frames import Frame, FrameError, Kind, decode, encode
+from secure_runner.programs.manifest import NumericSpec, TensorSpec
+from secure_runner.programs.names import input_name, param_name
+
+if TYPE_CHECKING:
+    import spu
+
+    from secure_runner.dealer import Recorder
+
+__all__ = ["record_transcripts"]
+
+_PARTIES = 2
+_TIMEOUT_S = 3600.0
+
+
+def record_transcripts(
+    executables: Mapping[int, bytes],
+    params: Sequence[TensorSpec],
+    inputs: Sequence[TensorSpec],
+    numeric: NumericSpec,
+) -> dict[int, bytes]:
+    """Run each executable once, on zeros, against a dealer that writes down what it is asked.
+
+    Operations and sizes do not depend on values, so zeros give the transcript of every run.
+
+    Args:
+        executables: batch size → serialised SPU executable.
+        params: of the program.
+        inputs: private inputs of the program.
+        numeric: its ring.
+
+    Returns:
+        Batch size → transcript in its canonical form.
+
+    Raises:
+        ProgramError: an executable does not run.
+    """
+    shapes = {
+        size: [
+            *((param_name(t.name), t.dtype, t.shape) for t in params),
+            *((input_name(t.name), t.dtype, t.with_batch(size)) for t in inputs),
+        ]
+        for size in executables
+    }
+    meta = {"numeric": numeric.model_dump(), "shapes": list(shapes.values())}
+    job = b"".join(encode(Frame(Kind.START, meta=meta, parts=list(executables.values()))))
+    command = [sys.executable, "-m", __name__]
+    done = subprocess.run(command, input=job, capture_output=True, timeout=_TIMEOUT_S, check=False)  # noqa: S603
+    try:
+        transcripts = decode(done.stdout).parts
+    except FrameError:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ProgramError(
+            f"the program cannot be run under semi2k (exit code {done.returncode}): "
+            f"{said[-1] if said else 'it said nothing'}"
+        ) from None
+    return {size: bytes(transcript) for size, transcript in zip(executables, transcripts, strict=True)}
+
+
+def _main() -> None:
+    from secure_runner.dealer import recording_dealer
+
+    job = decode(sys.stdin.buffer.read())
+    numeric = NumericSpec.model_validate(job.meta["numeric"])
+    transcripts = []
+    with recording_dealer() as recorder:
+        for index, (code, shapes) in enumerate(zip(job.parts, job.meta["shapes"], strict=True)):
+            _run_on_zeros(bytes(code), shapes, numeric, recorder, f"record-{index}")
+            transcripts.append(recorder.take().canonical_json)
+    sys.stdout.buffer.write(b"".join(encode(Frame(Kind.RESULT, parts=transcripts))))
+
+
+def _run_on_zeros(
+    code: bytes, shapes: Sequence[Any], numeric: NumericSpec, recorder: Recorder, link_id: str
+) -> None:
+    import spu
+
+    from secure_runner.spu_config import make_runtime_config, runtime_config_dict
+
+    config = make_runtime_config(runtime_config_dict("semi2k", numeric, beaver=recorder.beaver_config()))
+    executable = spu.Executable()
+    executable.ParseFromString(code)
+    io = spu.Io(_PARTIES, config)
+    zeros = {name: np.zeros(shape, dtype) for name, dtype, shape in shapes}
+    shares = {name: io.make_shares(array, spu.Visibility.VIS_SECRET) for name, array in zeros.items()}
+    description = spu.link.Desc()
+    description.id = link_id
+    for rank in range(_PARTIES):
+        description.add_party(f"party-{rank}", f"rank-{rank}")
+    failures: list[BaseException] = []
+
+    def run(rank: int) -> None:
+        try:
+            runtime = spu.Runtime(spu.link.create_mem(description, rank), config)
+            for name, by_rank in shares.items():
+                runtime.set_var(name, by_rank[rank])
+            runtime.run(executable)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(_PARTIES)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+if __name__ == "__main__":
+    _main()
