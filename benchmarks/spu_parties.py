@@ -1,7 +1,7 @@
 """Bare SPU runtimes, each party a process of its own, linked over loopback: the floor to compare with.
 
-No SecretFlow and nothing of this project between the parties. Inputs are shared and outputs are reconstructed by
-the caller, so times are those of ``Runtime.run`` alone.
+No SecretFlow and nothing of this project between the parties. Inputs are shared and outputs are
+reconstructed by the caller, so times are those of ``Runtime.run`` alone.
 """
 
 from __future__ import annotations
@@ -158,7 +158,9 @@ class SpuParties:
         answers: dict[int, Any] = {}
         while len(answers) < len(self._pipes):
             if time.monotonic() > deadline_s:
-                raise PartyError(f"ranks {sorted(set(range(len(self._pipes))) - set(answers))} did not answer")
+                raise PartyError(
+                    f"ranks {sorted(set(range(len(self._pipes))) - set(answers))} did not answer"
+                )
             waiting = {pipe: rank for rank, pipe in enumerate(self._pipes) if rank not in answers}
             for pipe in mp.connection.wait(list(waiting), 0.5):
                 rank = waiting[pipe]  # type: ignore[index]

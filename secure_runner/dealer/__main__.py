@@ -1,8 +1,8 @@
 """A dealer as a process of its own: ``python -m secure_runner.dealer``.
 
-The first line on standard input is the configuration (JSON of :class:`DealerConfig`). When the dealer listens, it
-writes one line of JSON to standard output: ``{"address": "host:port", "public_key": "…"}``. It ends when standard
-input does, which happens when its parent goes away, however that went.
+The first line on standard input is the configuration (JSON of :class:`DealerConfig`). When the dealer
+listens, it writes one line of JSON to standard output: ``{"address": "host:port", "public_key": "…"}``. It
+ends when standard input does, which happens when its parent goes away, however that went.
 """
 
 from __future__ import annotations

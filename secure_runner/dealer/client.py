@@ -1,8 +1,8 @@
 """What a party says to the dealer itself: registration, questions after a job, and a watch on it.
 
-SPU's own client has no time limit that helps: with a hung dealer it blocks for up to 300 s in native code, and
-the other party waits for the first. So a party watches its job over a connection of its own and gives up its
-process when the dealer does not answer: :class:`JobWatch`.
+SPU's own client has no time limit that helps: with a hung dealer it blocks for up to 300 s in native code,
+and the other party waits for the first. So a party watches its job over a connection of its own and gives
+up its process when the dealer does not answer: :class:`JobWatch`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import httpx
+from pydantic import ValidationError
 
 from secure_runner.dealer.config import TlsFiles
 from secure_runner.dealer.identity import Grant, check_public_key
@@ -31,8 +32,8 @@ class DealerClient:
 
     Args:
         address: ``host:port``.
-        identity: the dealer's identity key, base64, from this party's own configuration and from nowhere else.
-        tls: this party's files; None only where the dealer listens on loopback without TLS.
+        identity: the dealer's identity key, base64, from this party's own configuration and from nowhere
+        else. tls: this party's files; None only where the dealer listens on loopback without TLS.
         server_name: name that the dealer's certificate must bear; None takes the address's host.
     """
 
@@ -76,12 +77,16 @@ class DealerClient:
         if transcript is not None:
             body["transcript"] = transcript.to_json()
         answer = self._call("POST", "/jobs", json=body, timeout_s=registration.wait_s + _ANSWER_TIMEOUT_S)
-        grant = Grant.model_validate(answer)
+        try:
+            grant = Grant.model_validate(answer)
+        except ValidationError:
+            raise AgreementError(f"the answer of {self.address} is not a dealer's grant") from None
         grant.verify(self._identity, registration)
         return grant
 
     def status(self, handle: str, *, timeout_s: float = _ANSWER_TIMEOUT_S) -> dict[str, Any]:
-        """How a job is doing: ``job``, ``state`` (``waiting``, ``ready``, ``failed``), ``reason``, ``served``.
+        """How a job is doing: ``job``, ``state`` (``waiting``, ``ready``, ``failed``), ``reason``,
+        ``served``.
 
         Raises:
             UnavailableError: the dealer does not answer, or does not know the job (it restarted).

@@ -29,7 +29,8 @@ class TlsFiles(_Settings):
     key_file: Path = Field(repr=False)
     """Own private key."""
     ca_file: Path
-    """Authority that the other side's certificate must come from. Use one for this deployment alone."""
+    """Authority that the other side's certificate must come from, used for this deployment alone; or the
+    other sides' certificates themselves."""
 
     def server_context(self) -> ssl.SSLContext:
         """For the dealer: only clients with a certificate of the authority get in.
@@ -51,6 +52,8 @@ class TlsFiles(_Settings):
 
     def _load(self, context: ssl.SSLContext) -> ssl.SSLContext:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # The CA file may also hold the other sides' own certificates, pinned one by one.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         try:
             context.load_cert_chain(self.certificate_file, self.key_file)
             context.load_verify_locations(self.ca_file)
@@ -101,8 +104,8 @@ class DealerConfig(_Settings):
     tls: TlsFiles | None = None
     """Mutual TLS; may be missing on loopback only."""
     identity_key_file: Path | None = Field(default=None, repr=False)
-    """PEM of the Ed25519 key whose public half the parties pin. None makes one for the process's lifetime, which
-    fits where the process's parent starts the parties too."""
+    """PEM of the Ed25519 key whose public half the parties pin. None makes one for the process's lifetime,
+    which fits where the process's parent starts the parties too."""
     ignore_signals: bool = False
     """Leave SIGTERM and SIGINT to the parent process, which ends this one by closing its standard input."""
     limits: DealerLimits = DealerLimits()

@@ -1,8 +1,8 @@
 """One HTTP/1.1 connection on the event loop.
 
-A bare protocol on the ``httptools`` parser: a run asks for some hundred small corrections one after another, so
-each request's time counts. Measured on one connection, per request: this on uvloop 45 µs, on asyncio's own loop
-89 µs, uvicorn on uvloop 126 µs, aiohttp 150 µs.
+A bare protocol on the ``httptools`` parser: a run asks for some hundred small corrections one after
+another, so each request's time counts. Measured on one connection, per request: this on uvloop 45 µs, on
+asyncio's own loop 89 µs, uvicorn on uvloop 126 µs, aiohttp 150 µs.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         self._head_bytes = 0
         self._limit = 0
+        self._in_request = False
+        self._in_head = False
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -90,6 +92,11 @@ class Connection(asyncio.Protocol):
             self.refuse(400, "upgrades are not served")
         except httptools.HttpParserError:
             self.refuse(400, "expected an HTTP/1.1 request")
+        self._head_bytes += len(data)
+        if self._in_head and self._head_bytes > _MAX_HEAD_BYTES:
+            self.refuse(400, f"expected headers of at most {_MAX_HEAD_BYTES} bytes")
+        if self._in_request and self._timer is None:
+            self._expect_request()
 
     # httptools -------------------------------------------------------------------------------------------
 
@@ -97,10 +104,9 @@ class Connection(asyncio.Protocol):
         """A request starts."""
         if self._busy:
             self.refuse(400, "one request at a time")
+        self._in_request = self._in_head = True
         self._path, self._head_bytes, self._body_bytes = b"", 0, 0
         self._body.clear()
-        if self._timer is None:
-            self._expect_request()
 
     def on_url(self, url: bytes) -> None:
         """Part of the path."""
@@ -108,14 +114,9 @@ class Connection(asyncio.Protocol):
         if len(self._path) > _MAX_PATH_BYTES:
             self.refuse(400, f"expected a path of at most {_MAX_PATH_BYTES} bytes")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Only the size of headers matters."""
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > _MAX_HEAD_BYTES:
-            self.refuse(400, f"expected headers of at most {_MAX_HEAD_BYTES} bytes")
-
     def on_headers_complete(self) -> None:
         """The path is known: so is the limit."""
+        self._in_head = False
         self._limit = self._service.body_limit(self._path.decode("latin-1"))
 
     def on_body(self, body: bytes) -> None:
@@ -131,7 +132,7 @@ class Connection(asyncio.Protocol):
         if self.is_closing:
             return
         self._stop_timer()
-        self._busy = True
+        self._in_request, self._busy = False, True
         method = self._parser.get_method().decode("latin-1")
         self._service.respond(self, method, self._path.decode("latin-1"), b"".join(self._body))
 

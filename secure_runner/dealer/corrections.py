@@ -110,7 +110,8 @@ def _correct_mixed(operation: str, ring: Ring, spans: list[tuple[int, int]], mas
 
 
 def _correct_truncation(ring: Ring, sums: list[Array], bits: int) -> list[Array]:
-    """Bits ``bits`` to k-2 of the first mask, and its highest bit (Escudero et al., ePrint 2020/338, section 5.1)."""
+    """Bits ``bits`` to k-2 of the first mask, and its highest bit (Escudero et al., ePrint 2020/338,
+    section 5.1)."""
     middle = ring.shift_right(ring.shift_left(sums[0], 1), bits + 1)
     highest = ring.shift_right(sums[0], ring.bits - 1)
     return [ring.subtract(middle, sums[1]), ring.subtract(highest, sums[2])]

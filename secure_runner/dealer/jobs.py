@@ -124,7 +124,8 @@ class JobBook:
         transcript = Transcript.from_json(registration.transcript)
         if transcript.digest != registration.transcript_sha256:
             raise ProgramError(
-                f"the transcript has digest {transcript.digest}, registered is {registration.transcript_sha256}"
+                f"the transcript has digest {transcript.digest}, "
+                f"registered is {registration.transcript_sha256}"
             )
         if not 0 < len(transcript.steps) <= self._limits.transcript_steps:
             raise ProgramError(f"expected 1 to {self._limits.transcript_steps} steps in the transcript")

@@ -1,8 +1,9 @@
 """Matrix products in Z/2^k.
 
-For 32 and 64 bits, ``einsum``'s integer loop beat everything tried: numpy's ``@`` by 2 to 7 times, and limbs in
-floating-point BLAS too, up to 512³. For 128 bits there is no integer loop, so numbers are cut into limbs of 22
-bits: products of limbs are below 2^44, and 512 of them sum up below 2^53, so float64 BLAS is exact on them.
+For 32 and 64 bits, ``einsum``'s integer loop beat everything tried: numpy's ``@`` by 2 to 7 times, and
+limbs in floating-point BLAS too, up to 512³. For 128 bits there is no integer loop, so numbers are cut into
+limbs of 22 bits: products of limbs are below 2^44, and 512 of them sum up below 2^53, so float64 BLAS is
+exact on them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ class Peer:
     address: str
     """Its IP address."""
     names: frozenset[str] | None
-    """Names in its verified certificate (common names and DNS names), or None without TLS."""
+    """DNS names in its verified certificate, of which its party name is one; None without TLS."""
 
     @classmethod
     def of(cls, address: Any, tls: ssl.SSLObject | None) -> Peer:
@@ -25,10 +25,7 @@ class Peer:
         if tls is None:
             return cls(host, None)
         certificate: Any = tls.getpeercert() or {}
-        names = {
-            value for name in certificate.get("subject", ()) for key, value in name if key == "commonName"
-        }
-        names |= {value for key, value in certificate.get("subjectAltName", ()) if key == "DNS"}
+        names = {value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"}
         return cls(host, frozenset(names))
 
     def may_be(self, party: str) -> bool:

@@ -1,7 +1,7 @@
 """SPU's pseudo-random generators, replayed from a seed.
 
-Sources: yacl ``crypto/tools/prg`` (``FillPRand``) and ``crypto/rand`` (``ReplayShuffle``), as SPU's SEMI2K calls
-them. A generator is a sequence of 16-byte blocks, addressed by a counter.
+Sources: yacl ``crypto/tools/prg`` (``FillPRand``) and ``crypto/rand`` (``ReplayShuffle``), as SPU's SEMI2K
+calls them. A generator is a sequence of 16-byte blocks, addressed by a counter.
 """
 
 from __future__ import annotations

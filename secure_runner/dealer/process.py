@@ -43,8 +43,8 @@ class DealerProcess:
         except (OSError, orjson.JSONDecodeError):
             self.close()
             raise UnavailableError(
-                f"the dealer process did not listen on {config.host}:{config.port} within {start_timeout_s} s; "
-                "see its standard error"
+                f"the dealer process did not listen on {config.host}:{config.port} "
+                f"within {start_timeout_s} s; its standard error says why"
             ) from None
         self.address: str = ready["address"]
         """``host:port`` where it listens."""

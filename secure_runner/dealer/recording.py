@@ -1,4 +1,4 @@
-"""Recording: a dealer that serves whatever it is asked and writes the transcript down. For simulations only."""
+"""A dealer that serves whatever it is asked and writes the transcript down. For simulations only."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Arithmetic in Z/2^k for k = 32, 64 and 128, on numpy arrays.
 
 Values of the 32- and 64-bit rings are one-dimensional ``uint32`` and ``uint64`` arrays. Numpy has no 128-bit
-integers, so a value of the 128-bit ring is a pair: ``uint64`` of shape ``(count, 2)``, low half first, which is
-also how SPU lays it out in memory. All operations wrap around, as SPU's do.
+integers, so values of the 128-bit ring are pairs: ``uint64`` of shape ``(count, 2)``, low half first, which
+is also how SPU lays them out in memory. All operations wrap around, as SPU's do.
 """
 
 from __future__ import annotations
@@ -83,27 +83,33 @@ class _NativeRing:
         return bits.astype(self._dtype)
 
     def add(self, a: Array, b: Array) -> Array:
-        return a + b
+        total: Array = a + b
+        return total
 
     def subtract(self, a: Array, b: Array) -> Array:
-        return a - b
+        difference: Array = a - b
+        return difference
 
     def multiply(self, a: Array, b: Array) -> Array:
-        return a * b
+        product: Array = a * b
+        return product
 
     def matmul(self, a: Array, b: Array, m: int, n: int, k: int) -> Array:
         return native_matmul(a.reshape(m, k), b.reshape(k, n)).reshape(-1)
 
     def shift_left(self, a: Array, bits: int) -> Array:
-        return a << self._dtype.type(bits)
+        shifted: Array = a << self._dtype.type(bits)
+        return shifted
 
     def shift_right(self, a: Array, bits: int) -> Array:
         if bits >= self.bits:
             return np.zeros_like(a)
-        return a >> self._dtype.type(bits)
+        shifted: Array = a >> self._dtype.type(bits)
+        return shifted
 
     def shift_right_signed(self, a: Array, bits: int) -> Array:
-        return (a.view(self._signed) >> self._signed.type(bits)).view(self._dtype)
+        shifted: Array = a.view(self._signed) >> self._signed.type(bits)
+        return shifted.view(self._dtype)
 
 
 class _WideRing:

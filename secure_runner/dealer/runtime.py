@@ -16,7 +16,7 @@ _VERIFY_DEPTH = 2
 def beaver_config(
     address: str, adjust_rank: int, public_key: str, *, tls: TlsFiles | None = None
 ) -> dict[str, Any]:
-    """``ttp_beaver_config`` for SPU's ``RuntimeConfig.ParseFromJsonString``; the same at all parties but ``tls``.
+    """``ttp_beaver_config`` of SPU's ``RuntimeConfig``; the same at all parties but for ``tls``.
 
     Args:
         address: ``host:port`` of the dealer.

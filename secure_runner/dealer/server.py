@@ -88,7 +88,12 @@ class Dealer:
         loop = asyncio.get_running_loop()
         tls = None if self._config.tls is None else self._config.tls.server_context()
         self._server = await loop.create_server(
-            lambda: Connection(self), self._config.host, self._config.port, ssl=tls, backlog=_BACKLOG
+            lambda: Connection(self),
+            self._config.host,
+            self._config.port,
+            ssl=tls,
+            backlog=_BACKLOG,
+            ssl_handshake_timeout=None if tls is None else self.limits.request_timeout_s,
         )
         self._expire()
         host, port = self._server.sockets[0].getsockname()[:2]

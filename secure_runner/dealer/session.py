@@ -1,8 +1,9 @@
 """A session: the seeds of one SPU runtime's parties, pinned to the transcript of the one executable it runs.
 
-The adjusting party alone talks to the dealer. Unpinned, it could ask for RandBit over blocks that another party
-later uses as a mask, and read that mask from the answer. So a session serves nothing but its transcript, run
-after run: every request's operation, sizes and blocks are known before it comes, and each block is used once.
+The adjusting party alone talks to the dealer. Unpinned, it could ask for RandBit over blocks that another
+party later uses as a mask, and read that mask from the answer. So a session serves nothing but its
+transcript, run after run: every request's operation, sizes and blocks are known before it comes, and each
+block is used once.
 
 One executable a session, and not several to choose from: the parties would have to tell the dealer which one
 each run is, or else the adjusting party could ask along one executable's transcript while the other party
@@ -26,8 +27,10 @@ from secure_runner.dealer.transcript import Transcript
 
 __all__ = ["Prepared", "Session"]
 
+# Small steps are computed together, for one call of the generators instead of one for each mask; but not so
+# many that a request that comes meanwhile would wait.
 _BATCH_MASK_BYTES = 64 << 10
-"""Small steps are computed together, up to so many bytes of masks: one call a party instead of three a step."""
+_BATCH_STEPS = 8
 _HEAVY_MASK_BYTES = 1 << 20
 _HEAVY_MULTIPLICATIONS = 1 << 20
 
@@ -43,6 +46,7 @@ class Prepared:
     response: bytes
 
     def is_asked_by(self, operation: str, message: Any) -> bool:
+        """Whether a request's path and JSON are this step's."""
         return operation == self.step.operation and bool(message == self.body)
 
 
@@ -146,7 +150,7 @@ class Session:
             index = self._next_index
             step = self._steps[index]
             mask_bytes += sum(step.input_bytes)
-            if batch and mask_bytes > _BATCH_MASK_BYTES:
+            if batch and (mask_bytes > _BATCH_MASK_BYTES or len(batch) == _BATCH_STEPS):
                 return batch
             batch.append((index, step, self._next_counter))
             self._next_counter += step.blocks

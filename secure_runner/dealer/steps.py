@@ -1,13 +1,14 @@
 """One correction that a program needs, without its data: an operation and its sizes.
 
-The ten operations are those of SPU's ``BeaverService`` (``libspu/mpc/semi2k/beaver``). Each step draws its masks
-from consecutive blocks of the parties' generators, so a sequence of steps says which block is used for what.
+The ten operations are those of SPU's ``BeaverService`` (``libspu/mpc/semi2k/beaver``). Each step draws its
+masks from consecutive blocks of the parties' generators, so a sequence of steps says what each block is for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from secure_runner.dealer.prg import block_count
@@ -59,7 +60,7 @@ class Step:
         Raises:
             StepError: an unknown operation, element size, or a dimension out of range.
         """
-        if operation not in INPUT_COUNTS:
+        if not isinstance(operation, str) or operation not in INPUT_COUNTS:
             raise StepError(f"expected one of {', '.join(INPUT_COUNTS)} as operation")
         sizes = (_AND_FIELD_BYTES,) if operation == "And" else FIELD_BYTES
         if type(field_bytes) is not int or field_bytes not in sizes:
@@ -108,7 +109,7 @@ class Step:
         """The rank that knows the permutation of Perm."""
         return self.dims[1]
 
-    @property
+    @cached_property
     def input_counts(self) -> tuple[int, ...]:
         """Elements of each mask."""
         if self.operation == "Dot":
@@ -116,24 +117,24 @@ class Step:
             return (m * k, k * n, m * n)
         return (self.dims[0],) * INPUT_COUNTS[self.operation]
 
-    @property
+    @cached_property
     def input_bytes(self) -> tuple[int, ...]:
         """Bytes of each mask."""
         return tuple(count * self.field_bytes for count in self.input_counts)
 
-    @property
+    @cached_property
     def output_bytes(self) -> tuple[int, ...]:
         """Bytes of each correction."""
         if self.operation == "TruncPr":
             return self.input_bytes[:2]
         return self.input_bytes[-1:]
 
-    @property
+    @cached_property
     def mask_blocks(self) -> int:
         """Generator blocks that all masks take together."""
         return sum(block_count(length) for length in self.input_bytes)
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """Generator blocks that the step uses up; the permutation's come after the masks'."""
         return self.mask_blocks + (self.dims[0] - 1 if self.operation == "Perm" else 0)

@@ -57,9 +57,7 @@ def test_results_equal_plaintext(
     name = f"operations-{count}-{field}-{plain_truncation}"
     names = [f"party{rank}" for rank in range(count)]
     transcript = _transcript(count, field, plain_truncation)
-    grants = register(
-        dealer.address, dealer.public_key, name, transcript, names=names, adjust_rank=count - 1
-    )
+    grants = register(dealer.address, dealer.public_key, name, transcript, names=names, adjust_rank=count - 1)
     linked.open(name, configs(dealer.address, grants, base))
 
     outputs, _ = linked.run(name, _compiled(), _inputs(), base, times=2)

@@ -32,7 +32,7 @@ def _draw(seed: int) -> list[np.ndarray]:
 
 
 def test_real_processes_ask_for_the_same_in_every_run(linked: SpuParties) -> None:
-    """Runs of one runtime on different data, its first included, and a simulation on zeros: one transcript."""
+    """Runs of one runtime on different data, its first included, and a simulation on zeros: the same."""
     compiled = compile_function(_model, *_draw(0))
     simulated = record(compiled, _draw(0), SEMI2K)
     with recording_dealer() as recorder:
@@ -61,9 +61,7 @@ def test_each_executable_has_a_session_of_its_own(dealer: DealerProcess, linked:
         np.testing.assert_allclose(outputs[0], _model(*inputs), atol=1e-2)
 
 
-def test_another_executable_than_registered_is_refused(
-    dealer: DealerProcess, linked: SpuParties
-) -> None:
+def test_another_executable_than_registered_is_refused(dealer: DealerProcess, linked: SpuParties) -> None:
     """The dealer ends the job, with the step that was expected and the one that came in the message."""
     compiled = compile_function(_model, *_draw(0))
     grants = register(dealer.address, dealer.public_key, "other", record(compiled, _draw(0), SEMI2K))

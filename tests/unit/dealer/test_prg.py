@@ -1,0 +1,34 @@
+"""The generators against their definition."""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secure_runner.dealer.prg import Prg, block_count
+
+_SEED = bytes(range(16))
+
+
+@given(counter=st.integers(0, (1 << 63) - 10), count=st.integers(1, 9))
+def test_blocks_encrypt_the_counter(counter: int, count: int) -> None:
+    """Block i is AES-128 of the counter's 128-bit little-endian form, plus i."""
+    encryptor = Cipher(algorithms.AES(_SEED), modes.ECB()).encryptor()
+    expected = b"".join(encryptor.update((counter + index).to_bytes(16, "little")) for index in range(count))
+
+    assert Prg(_SEED).blocks(counter, count).tobytes() == expected
+
+
+@given(counter=st.integers(0, 1 << 62), size=st.integers(1, 40))
+def test_permutations_hold_each_index_once(counter: int, size: int) -> None:
+    """And depend on the counter and the seed alone."""
+    order = Prg(_SEED).permutation(counter, size)
+
+    assert sorted(order) == list(range(size))
+    assert (order == Prg(_SEED).permutation(counter, size)).all()
+
+
+def test_block_counts_round_up() -> None:
+    """A block is 16 bytes."""
+    assert [block_count(length) for length in (0, 1, 16, 17, 32)] == [0, 1, 1, 2, 2]
