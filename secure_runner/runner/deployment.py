@@ -59,7 +59,7 @@ class Deployment:
         self._decode = _steps(self.manifest.decode)
         self._tasks: list[asyncio.Task[None]] = []
         ladder = Ladder(self.manifest.batch_sizes)
-        self._queue = BatchQueue(ladder, self._run, self._lane.serving.wait)
+        self._queue = BatchQueue(ladder, self._run, self._session)
 
     async def start(self) -> None:
         """Begin: sessions are formed in the background, requests wait for them."""
@@ -67,7 +67,7 @@ class Deployment:
 
     async def stop(self) -> None:
         """Refuse what waits and end every process that was started."""
-        self._queue.fail_all(UnavailableError("the service is stopping", code="stopping"))
+        self._queue.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -114,6 +114,16 @@ class Deployment:
         if len(rows) != 1 or 0 in rows:
             raise InputError(f"all inputs must have the same number of rows, at least 1; got {sorted(rows)}")
         return private
+
+    async def _session(self) -> None:
+        """Wait for a session whose process at the data owner lives."""
+        while True:
+            await self._lane.serving.wait()
+            process = self._data_owner.process
+            if process is not None and process.alive:
+                return
+            # It has just died, and the lane is about to notice.
+            await asyncio.sleep(0.01)
 
     async def _run(self, batch_size: int, arrays: Arrays) -> tuple[Arrays, float]:
         process = self._data_owner.process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 __all__ = ["Ladder"]
@@ -13,7 +14,8 @@ class Ladder:
     """Batch sizes of a program, and how long each takes here.
 
     A rung that has not run yet is taken to cost as much as the nearest smaller one that has (MPC is bound by
-    rounds, which do not grow with the batch) plus a little for each row.
+    rounds, which do not grow with the batch) plus a little for each row. No rung is taken to cost more than a
+    larger one: where it was measured so, something else held it up.
     """
 
     def __init__(self, batch_sizes: Sequence[int]) -> None:
@@ -32,11 +34,12 @@ class Ladder:
 
     def run_s(self, batch_size: int) -> float:
         """Expected run time of a rung in seconds."""
+        larger = [run_s for size, run_s in self._run_s.items() if size > batch_size]
         smaller = [size for size in self.batch_sizes if size <= batch_size and size in self._run_s]
         if not smaller:
-            return 0.05 * (1 + 0.01 * batch_size)
+            return min(0.05 * (1 + 0.01 * batch_size), *larger, math.inf)
         known = smaller[-1]
-        return self._run_s[known] * (1 + 0.01 * (batch_size - known))
+        return min(self._run_s[known] * (1 + 0.01 * (batch_size - known)), *larger, math.inf)
 
     def first_rung(self, rows: int) -> int:
         """Which rung to run first so that all ``rows`` are answered soonest.
@@ -44,13 +47,7 @@ class Ladder:
         Rows above the largest rung take more than one run. Below it, one padded run competes with several
         smaller ones: two rows of a convolutional network are cheaper as two runs of one than as one of eight.
         """
-        best = self.largest
-        best_s = self._rest_s(rows, best)
-        for size in self.batch_sizes:
-            total_s = self._rest_s(rows, size)
-            if total_s < best_s:
-                best, best_s = size, total_s
-        return best
+        return min(self.batch_sizes, key=lambda size: self._rest_s(rows, size))
 
     def _rest_s(self, rows: int, first: int) -> float:
         runs = -(-rows // first)

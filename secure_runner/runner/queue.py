@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from secure_runner.frames import Array
 from secure_runner.runner.ladder import Ladder
 
 __all__ = ["BatchQueue", "BatchRun"]
+
+_log = logging.getLogger(__name__)
 
 Arrays = Mapping[str, Array]
 BatchRun = Callable[[int, Arrays], Awaitable[tuple[Arrays, float]]]
@@ -135,30 +138,31 @@ class BatchQueue:
     async def dispatch(self) -> None:
         """Run batches until cancelled. One such task serves all lanes."""
         free = asyncio.Semaphore(self._concurrency)
-        running: set[asyncio.Task[None]] = set()
+        running: dict[asyncio.Task[None], list[_Slice]] = {}
         try:
             while True:
-                await self._wait_for_session()
                 await self._arrived.wait()
                 await free.acquire()
                 await self._linger()
+                # Last of all: rows that leave for a session that is over have spent one of their attempts.
+                await self._wait_for_session()
                 slices, batch_size = self._next_batch()
                 if not slices:
                     free.release()
                     continue
                 task = asyncio.create_task(self._run_batch(slices, batch_size))
-                running.add(task)
-                task.add_done_callback(running.discard)
+                running[task] = slices
+                task.add_done_callback(running.pop)
                 task.add_done_callback(lambda _: free.release())
         finally:
-            for task in running:
+            for task, slices in running.items():
                 task.cancel()
+                _fail(slices, _stopping())
 
-    def fail_all(self, error: SecureRunnerError) -> None:
-        """Refuse everything that waits (at shutdown)."""
+    def stop(self) -> None:
+        """Refuse everything that waits. Batches that run are refused when ``dispatch`` is cancelled."""
         for queue in self._clients.values():
-            for part in queue:
-                part.request.fail(error)
+            _fail(list(queue), _stopping())
         self._clients.clear()
         self.waiting_rows = 0
         self._arrived.clear()
@@ -201,21 +205,18 @@ class BatchQueue:
     async def _run_batch(self, slices: list[_Slice], batch_size: int) -> None:
         try:
             outputs, run_s = await self._run(batch_size, _padded(slices, batch_size))
+            _answer(slices, outputs, batch_size)
         except UnavailableError as error:
             self._retry(slices, error)
-            return
         except SecureRunnerError as error:
-            for part in slices:
-                part.request.fail(error)
-            return
-        self._ladder.measured(batch_size, run_s)
-        self._returning = len(slices)
-        at = 0
-        for part in slices:
-            part.request.take(
-                part.start, {name: array[at : at + part.rows] for name, array in outputs.items()}
-            )
-            at += part.rows
+            _fail(slices, error)
+        except Exception as error:
+            # The message of an error that nobody foresaw may hold anything.
+            _log.error("a batch of %d failed: %s", batch_size, type(error).__name__)
+            _fail(slices, SecureRunnerError("the batch could not be computed"))
+        else:
+            self._ladder.measured(batch_size, run_s)
+            self._returning = len(slices)
 
     def _retry(self, slices: list[_Slice], error: UnavailableError) -> None:
         """Inference is idempotent: rows whose session ended go first in the next one, once."""
@@ -242,6 +243,25 @@ class BatchQueue:
                 self._clients[client] = alive
             else:
                 del self._clients[client]
+
+
+def _answer(slices: list[_Slice], outputs: Arrays, batch_size: int) -> None:
+    if any(len(array) != batch_size for array in outputs.values()):
+        raise ValueError("a run answered another number of rows than it was given")
+    at = 0
+    for part in slices:
+        rows = {name: array[at : at + part.rows] for name, array in outputs.items()}
+        part.request.take(part.start, rows)
+        at += part.rows
+
+
+def _fail(slices: list[_Slice], error: SecureRunnerError) -> None:
+    for part in slices:
+        part.request.fail(error)
+
+
+def _stopping() -> UnavailableError:
+    return UnavailableError("the service is stopping", code="stopping")
 
 
 def _padded(slices: list[_Slice], batch_size: int) -> dict[str, Array]:
