@@ -36,10 +36,18 @@ class Job:
     on only with the same rows, program and chunks that it began with; anything else would mix predictions.
     """
 
-    def __init__(self, output: Path, *, rows: int, chunk_rows: int, description: dict[str, str]) -> None:
+    def __init__(
+        self, output: Path, *, rows: int, chunk_rows: int, program_digest: str, description: dict[str, str]
+    ) -> None:
         self.rows = rows
         self.chunk_rows = chunk_rows
-        self._description = {**description, "rows": str(rows), "chunk_rows": str(chunk_rows)}
+        self.program_digest = program_digest
+        self._description = {
+            **description,
+            "program": program_digest,
+            "rows": str(rows),
+            "chunk_rows": str(chunk_rows),
+        }
         self._folder = output.with_name(f"{output.name}.partial")
         canonical = json.dumps(self._description, sort_keys=True).encode()
         self.job_id = hashlib.sha256(canonical).hexdigest()[:16]

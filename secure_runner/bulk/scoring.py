@@ -17,7 +17,7 @@ import numpy as np
 
 from secure_runner.bulk.job import Job
 from secure_runner.errors import InputError, SecureRunnerError, UnavailableError
-from secure_runner.http.body import DEADLINE_HEADER, REQUEST_ID_HEADER
+from secure_runner.http.body import DEADLINE_HEADER, PROGRAM_HEADER, REQUEST_ID_HEADER
 from secure_runner.http.codecs import NPZ
 from secure_runner.http.npy import write_npz
 from secure_runner.http.types import Arrays
@@ -102,8 +102,9 @@ async def score(
     async def work(client: httpx.AsyncClient) -> None:
         for index, start, end in chunks:
             body = write_npz({name: array[start:end] for name, array in inputs.items()})
-            job.save(index, await _predict(service, client, body, f"{job.job_id}-{index}", start, end))
-            on_done(end - start)
+            chunk = _Chunk(body, f"{job.job_id}-{index}", start, end - start, job.program_digest)
+            job.save(index, await _predict(service, client, chunk))
+            on_done(chunk.rows)
 
     async with service.client() as client:
         workers = [asyncio.create_task(work(client)) for _ in range(min(concurrency, len(pending)))]
@@ -115,33 +116,48 @@ async def score(
             await asyncio.gather(*workers, return_exceptions=True)
 
 
-async def _predict(
-    service: Service, client: httpx.AsyncClient, body: bytes, request_id: str, start: int, end: int
-) -> Arrays:
-    headers = {
-        "content-type": NPZ,
-        "accept": NPZ,
-        REQUEST_ID_HEADER: request_id,
-        DEADLINE_HEADER: f"{service.deadline_s:g}",
-    }
+@dataclass(frozen=True)
+class _Chunk:
+    body: bytes
+    request_id: str
+    start: int
+    rows: int
+    program_digest: str
+
+
+async def _predict(service: Service, client: httpx.AsyncClient, chunk: _Chunk) -> Arrays:
+    """Send a chunk under one request id until it is answered, refused, or patience ends."""
     give_up_s = time.monotonic() + service.patience_s
     pause_s = _FIRST_PAUSE_S
     while True:
-        failure: SecureRunnerError
         try:
-            answer = await client.post("/predict", content=body, headers=headers)
-        except httpx.TransportError as error:
-            failure = UnavailableError(f"{service.url} cannot be reached: {type(error).__name__}")
-            wait_s = pause_s
-        else:
-            if answer.status_code == 200:
-                return _outputs_of(answer.content, end - start)
-            failure = _refusal(answer, start)
-            wait_s = max(pause_s, _retry_after_s(answer))
-        if not isinstance(failure, UnavailableError) or time.monotonic() + wait_s > give_up_s:
-            raise failure
+            return await _try_once(service, client, chunk)
+        except UnavailableError as error:
+            wait_s = max(pause_s, error.retry_after_s)
+            if time.monotonic() + wait_s > give_up_s:
+                raise
         await asyncio.sleep(wait_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+async def _try_once(service: Service, client: httpx.AsyncClient, chunk: _Chunk) -> Arrays:
+    headers = {
+        "content-type": NPZ,
+        "accept": NPZ,
+        REQUEST_ID_HEADER: chunk.request_id,
+        DEADLINE_HEADER: f"{service.deadline_s:g}",
+    }
+    try:
+        answer = await client.post("/predict", content=chunk.body, headers=headers)
+    except httpx.TransportError as error:
+        raise UnavailableError(
+            f"{service.url} cannot be reached: {type(error).__name__}", retry_after_s=0.0
+        ) from error
+    if answer.status_code != 200:
+        raise _refusal(answer, chunk.start)
+    if answer.headers.get(PROGRAM_HEADER) != chunk.program_digest:
+        raise InputError("the service has changed its program meanwhile; score all rows anew, with --restart")
+    return _outputs_of(answer.content, chunk.rows)
 
 
 def _outputs_of(content: bytes, rows: int) -> Arrays:
@@ -172,5 +188,9 @@ def _refusal(answer: httpx.Response, start: int) -> SecureRunnerError:
         pass
     where = f" (chunk from row {start}, its row {row})" if isinstance(row, int) else ""
     if answer.status_code in _TRY_AGAIN:
-        return UnavailableError(f"the service cannot answer now: {message}", code=code or None)
+        return UnavailableError(
+            f"the service cannot answer now: {message}",
+            retry_after_s=_retry_after_s(answer),
+            code=code or None,
+        )
     return InputError(f"the service refuses: {message}{where}", code=code or None)

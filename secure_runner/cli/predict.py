@@ -99,11 +99,8 @@ def predict(
             output,
             rows=batch_rows(manifest, inputs),
             chunk_rows=chunk_rows or max(manifest.batch_sizes, default=1),
-            description={
-                "input": file_sha256(rows),
-                "program": manifest.digest,
-                "columns": ",".join(columns or ()),
-            },
+            program_digest=manifest.digest,
+            description={"input": file_sha256(rows), "columns": ",".join(columns or ())},
         )
         job.open(restart=restart)
         _run(service, job, inputs, concurrency)

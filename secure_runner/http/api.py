@@ -24,6 +24,7 @@ from secure_runner.errors import (
 from secure_runner.http.auth import Authenticator
 from secure_runner.http.body import (
     DEADLINE_HEADER,
+    PROGRAM_HEADER,
     REQUEST_ID_HEADER,
     deadline_s_of,
     read_body,
@@ -76,6 +77,7 @@ class PredictionApi:
         observe: Observer | None = None,
     ) -> None:
         self._in_flight = 0
+        self._digested: tuple[Manifest, str] | None = None
         self.bind(predictor, HttpSettings(authentication="none") if settings is None else settings, observe)
 
     def bind(
@@ -199,7 +201,14 @@ class PredictionApi:
         except (OverloadedError, UnavailableError):
             self._limiter.return_rows(exchange.client, exchange.rows)
             raise
-        return encode({spec.name: outputs[spec.name] for spec in manifest.outputs})
+        response = encode({spec.name: outputs[spec.name] for spec in manifest.outputs})
+        response.headers[PROGRAM_HEADER] = self._digest_of(manifest)
+        return response
+
+    def _digest_of(self, manifest: Manifest) -> str:
+        if self._digested is None or self._digested[0] is not manifest:
+            self._digested = (manifest, manifest.digest)
+        return self._digested[1]
 
     def _decode_predict(self, exchange: Exchange, body: bytes, manifest: Manifest) -> Decoded:
         headers = exchange.request.headers

@@ -13,6 +13,7 @@ from secure_runner.http.settings import HttpSettings
 
 __all__ = [
     "DEADLINE_HEADER",
+    "PROGRAM_HEADER",
     "REQUEST_ID_HEADER",
     "deadline_s_of",
     "is_request_id",
@@ -22,6 +23,7 @@ __all__ = [
 
 REQUEST_ID_HEADER = "x-request-id"
 DEADLINE_HEADER = "x-request-timeout-s"
+PROGRAM_HEADER = "x-program-digest"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bentoml
 import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
+import trustme
 from bentoml.exceptions import BentoMLException
+from click.testing import CliRunner
+
+from secure_runner.cli.predict import predict
 
 SECRET = 4321.0625
 HTTP_YAML = "authentication: none\nmax_body_bytes: 200000\nbody_timeout_s: 1\n"
@@ -32,10 +40,11 @@ class Served:
 
     port: int
     directory: Path
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     @property
     def log(self) -> str:
@@ -48,31 +57,21 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    directory = tmp_path_factory.mktemp("serve")
+@contextmanager
+def _serve(directory: Path, *options: str, **client: Any) -> Iterator[Served]:
+    """A service in a process of its own until the context ends."""
     shutil.copy(Path(__file__).with_name("sum_service.py"), directory)
-    (directory / "http.yaml").write_text(HTTP_YAML)
     port = _free_port()
     environment = {**os.environ, "BENTOML_HOME": str(directory / "home"), "BENTOML_DO_NOT_TRACK": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "bentoml",
-        "serve",
-        "sum_service:Sum",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
+    address = ["--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "bentoml", "serve", "sum_service:Sum", *address, *options]
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(
             command, cwd=directory, env=environment, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            service = Served(port, directory)
-            _wait_until_ready(service, process)
+            service = Served(port, directory, "https" if options else "http")
+            _wait_until_ready(service, process, **client)
             yield service
         finally:
             process.send_signal(signal.SIGTERM)
@@ -82,11 +81,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def _wait_until_ready(service: Served, process: subprocess.Popen[bytes]) -> None:
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    directory = tmp_path_factory.mktemp("serve")
+    (directory / "http.yaml").write_text(HTTP_YAML)
+    with _serve(directory) as service:
+        yield service
+
+
+def _wait_until_ready(service: Served, process: subprocess.Popen[bytes], **client: Any) -> None:
     for _ in range(300):
         assert process.poll() is None, service.log
         try:
-            if httpx.get(f"{service.url}/readyz", timeout=3).status_code == 200:
+            if httpx.get(f"{service.url}/readyz", timeout=3, **client).status_code == 200:
                 return
         except httpx.TransportError:
             pass
@@ -212,3 +219,50 @@ def test_no_value_reaches_the_log(served: Served) -> None:
     assert "path=/predict" in served.log
     assert "4321.06" not in served.log
     assert "Traceback" not in served.log
+
+
+def test_certificates_and_tokens(tmp_path: Path) -> None:
+    """With BentoML's TLS flags and a token in http.yaml, a client needs both, and bulk scoring has both."""
+    authority = trustme.CA()
+    server, client = authority.issue_cert("127.0.0.1"), authority.issue_cert("client.example")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name, issued in (("server", server), ("client", client)):
+        issued.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+        for certificate in issued.cert_chain_pems:
+            certificate.write_to_path(tmp_path / f"{name}.pem", append=True)
+    (tmp_path / "token").write_text("a-random-token\n")
+    digest = hashlib.sha256(b"a-random-token").hexdigest()
+    (tmp_path / "http.yaml").write_text(f"clients: [{{name: ward-3, token_sha256: {digest}}}]\n")
+    np.save(tmp_path / "rows.npy", np.ones((5, 3)))
+
+    nobody = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+    known = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+    known.load_cert_chain(tmp_path / "client.pem", tmp_path / "client.key")
+    files = {
+        "--ssl-certfile": "server.pem",
+        "--ssl-keyfile": "server.key",
+        "--ssl-ca-certs": "ca.pem",
+    }
+    options = [text for flag, name in files.items() for text in (flag, str(tmp_path / name))]
+    with _serve(tmp_path, *options, "--ssl-cert-reqs", "2", verify=known) as service:
+        rows = {"inputs": [[1, 2, 3]]}
+        with pytest.raises(httpx.TransportError):
+            httpx.post(f"{service.url}/predict", json=rows, verify=nobody)
+        assert httpx.post(f"{service.url}/predict", json=rows, verify=known).status_code == 401
+        arguments = [
+            str(tmp_path / "rows.npy"),
+            "--url",
+            service.url,
+            "--output",
+            str(tmp_path / "scored.npy"),
+        ]
+        for option, name in (
+            ("ca", "ca.pem"),
+            ("certificate", "client.pem"),
+            ("key", "client.key"),
+            ("token", "token"),
+        ):
+            arguments += [f"--{option}-file", str(tmp_path / name)]
+        result = CliRunner().invoke(predict, arguments)
+        assert result.exit_code == 0, result.output
+    assert np.load(tmp_path / "scored.npy").tolist() == [3.0] * 5

@@ -222,3 +222,30 @@ def test_a_service_that_is_not_there(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "cannot be reached" in result.output
     assert "Traceback" not in result.output
+
+
+def test_programs_are_never_mixed(run: Run, predictor: Predictor, tmp_path: Path) -> None:
+    """A service that changes its program in the middle stops the job, and answers of two models never mix."""
+    np.save(tmp_path / "rows.npy", ROWS)
+
+    def change(call: int) -> bool:
+        if call == 3:
+            predictor.manifest = predictor.manifest.model_copy(update={"name": "other"})
+        return False
+
+    predictor.failing = change
+    arguments = (tmp_path / "rows.npy", "--output", tmp_path / "scored.csv", "--concurrency", 1)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "changed its program" in result.output
+    assert "differs in program" in run(*arguments).output
+    assert run(*arguments, "--restart").exit_code == 0
+    _check(pd.read_csv(tmp_path / "scored.csv"))
+
+
+def test_every_option_is_documented() -> None:
+    """docs/http.md has each option of the command."""
+    page = (Path(__file__).parents[3] / "docs" / "http.md").read_text()
+    for parameter in predict.params:
+        for option in parameter.opts:
+            assert not option.startswith("--") or f"`{option}`" in page, option
