@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,8 +15,8 @@ from secure_runner.errors import LeakError
 __all__ = ["check_no_leak", "constants_of"]
 
 _DENSE = re.compile(r"dense<(?P<value>\"0x[0-9A-Fa-f]*\"|[^>]*)>\s*:\s*tensor<(?P<type>[^>]*)>")
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-_FLOATS = {"f16": np.float16, "f32": np.float32, "f64": np.float64}
+_NUMBER = re.compile(r"0x[0-9A-Fa-f]+|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_FLOATS: dict[str, type[np.floating[Any]]] = {"f16": np.float16, "f32": np.float32, "f64": np.float64}
 _ROUND_DENOMINATOR = 64.0
 """Values that are multiples of 1/64 up to this size are structure (0, 1, -0.5, 2 …), in any model."""
 _ROUND_LIMIT = 4096.0
@@ -31,7 +32,15 @@ def constants_of(code: str) -> Iterator[npt.NDArray[np.floating[Any]]]:
         if value.startswith('"'):
             yield np.frombuffer(bytes.fromhex(value[3:-1]), dtype)
         else:
-            yield np.array([float(number) for number in _NUMBER.findall(value)], dtype)
+            yield np.array([_number(token, dtype) for token in _NUMBER.findall(value)], dtype)
+
+
+def _number(token: str, dtype: type[np.floating[Any]]) -> float:
+    """MLIR writes a number that seven digits do not hold, 1234567 for example, as its bits."""
+    if not token.startswith("0x"):
+        return float(token)
+    bits = int(token, 16).to_bytes(np.dtype(dtype).itemsize, sys.byteorder)
+    return float(np.frombuffer(bits, dtype)[0])
 
 
 def check_no_leak(code: str, params: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -57,4 +66,5 @@ def check_no_leak(code: str, params: Mapping[str, npt.NDArray[Any]]) -> None:
 
 def _is_round(values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     scaled = values * _ROUND_DENOMINATOR
-    return ~np.isfinite(values) | ((np.abs(values) <= _ROUND_LIMIT) & (scaled == np.round(scaled)))
+    round_numbers: npt.NDArray[np.bool_] = (np.abs(values) <= _ROUND_LIMIT) & (scaled == np.round(scaled))
+    return ~np.isfinite(values) | round_numbers
