@@ -5,69 +5,82 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from converters import LocalStep, apply_steps
-from secure_runner.config import PartySettings, embedded_cluster, embedded_settings
-from secure_runner.errors import InputError, ProgramError, UnavailableError
+from secure_runner.config import Cluster, PartySettings, embedded_cluster
+from secure_runner.errors import AgreementError, InputError, ProgramError, UnavailableError
 from secure_runner.frames import Array
 from secure_runner.programs.files import read_program
 from secure_runner.programs.manifest import LocalStepSpec, Manifest, TensorSpec
 from secure_runner.protocols import ProtocolName
 from secure_runner.runner.ladder import Ladder
+from secure_runner.runner.lanes import LanePool
 from secure_runner.runner.queue import Arrays, BatchQueue
-from secure_runner.sessions.leader import LaneLeader
-from secure_runner.sessions.member import LocalMember
+from secure_runner.sessions.keeper import PartyFiles, embedded_keeper, follower_keeper, leader_keeper
 
-__all__ = ["Deployment", "DeploymentFiles"]
+__all__ = ["Deployment", "PartyFiles"]
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class DeploymentFiles:
-    """Where this party's part of the model lies."""
-
-    program_dir: Path
-    params_file: Path | None
-    """None at every party but the model owner."""
-
-
 class Deployment:
-    """Serves one program.
+    """Serves one program at one party or, embedded, at all of them.
 
-    Embedded (``settings`` is None) it starts all parties on this machine over loopback: same code, same
-    protocol, separate processes.
+    Args:
+        files: this party's part of the model.
+        settings: which party of which cluster this is. None is embedded: all parties on this machine over
+            loopback, same code, same protocol, separate processes.
+        protocol: embedded only; instead of the program's default.
+        insecure: embedded only; admits semi2k without a dealer.
+        lanes: embedded only; sessions side by side.
     """
 
     def __init__(
         self,
-        files: DeploymentFiles,
+        files: PartyFiles,
         settings: PartySettings | None,
         *,
         protocol: ProtocolName | None = None,
         insecure: bool = False,
+        lanes: int = 1,
     ) -> None:
         self.manifest: Manifest = read_program(files.program_dir)
-        self._files = files
-        self._lane, self._data_owner = self._embedded(protocol or self.manifest.protocol, insecure)
+        if settings is None:
+            chosen = self.manifest.protocol if protocol is None else protocol
+            self.cluster = _embedded(files, chosen, insecure=insecure, lanes=lanes)
+            self._keeper = embedded_keeper(self.cluster, files)
+        else:
+            self.cluster = settings.cluster
+            _check_pin(settings, self.manifest)
+            leads = settings.role == "model_owner"
+            make_keeper = leader_keeper if leads else follower_keeper
+            self._keeper = make_keeper(settings, self.manifest, files)
         self._encode = _steps(self.manifest.encode)
         self._decode = _steps(self.manifest.decode)
         self._tasks: list[asyncio.Task[None]] = []
-        ladder = Ladder(self.manifest.batch_sizes)
-        self._queue = BatchQueue(ladder, self._run, self._session)
+        self._queue: BatchQueue | None = None
+        if settings is None or settings.role == "data_owner":
+            self._pool = LanePool(self._keeper.lanes, self.cluster.party_with("data_owner"))
+            self._queue = BatchQueue(
+                Ladder(self.manifest.batch_sizes),
+                self._run,
+                self._pool.wait_for_session,
+                concurrency=len(self._keeper.lanes),
+            )
 
     async def start(self) -> None:
         """Begin: sessions are formed in the background, requests wait for them."""
-        self._tasks = [asyncio.create_task(self._lane.run()), asyncio.create_task(self._queue.dispatch())]
+        self._tasks = [asyncio.create_task(self._keeper.run())]
+        if self._queue is not None:
+            self._tasks.append(asyncio.create_task(self._queue.dispatch()))
 
     async def stop(self) -> None:
         """Refuse what waits and end every process that was started."""
-        self._queue.stop()
+        if self._queue is not None:
+            self._queue.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -78,27 +91,38 @@ class Deployment:
         """Answer rows of the manifest's inputs with rows of its outputs.
 
         Raises:
-            InputError: a name is missing or rows differ between inputs.
+            InputError: a name is missing, rows differ between inputs, or this party takes no predictions.
             OverloadedError, UnavailableError, DeadlineError: as the queue raises them.
         """
-        if not self._lane.serving.is_set() and self._lane.epoch == 0:
-            raise UnavailableError(f"no session yet: {self._lane.state}", retry_after_s=2.0, code="starting")
-        private = self._private(inputs)
-        revealed = await self._queue.submit(private, client=client, deadline_s=deadline_s)
+        if self._queue is None:
+            raise InputError(
+                "predictions are asked for at the data owner's own service; this party never sees features",
+                code="wrong_party",
+                http_status=403,
+            )
+        states = [lane.state for lane in self._keeper.lanes]
+        if not self._pool.any_serving() and not any(state.epoch for state in states):
+            raise UnavailableError(f"no session yet: {states[0].doing}", retry_after_s=2.0, code="starting")
+        revealed = await self._queue.submit(self._private(inputs), client=client, deadline_s=deadline_s)
         values = apply_steps(self._decode, {**inputs, **revealed})
         return {tensor.name: np.asarray(values[tensor.name]) for tensor in self.manifest.outputs}
 
     def status(self) -> dict[str, Any]:
         """For readiness and dashboards; holds no value."""
+        states = [lane.state for lane in self._keeper.lanes]
         return {
-            "ready": self._lane.serving.is_set(),
-            "state": self._lane.state,
-            "epoch": self._lane.epoch,
-            "recoveries": self._lane.recoveries,
-            "waiting_rows": self._queue.waiting_rows,
-            "processes": {
-                member.party: member.process.pid for member in self._members if member.process is not None
-            },
+            "ready": any(state.serving.is_set() for state in states),
+            "state": "; ".join(dict.fromkeys(state.doing for state in states)),
+            "lanes": [
+                {
+                    "epoch": lane.state.epoch,
+                    "serving": lane.state.serving.is_set(),
+                    "recoveries": lane.state.recoveries,
+                    "processes": {m.party: m.process.pid for m in lane.members if m.process is not None},
+                }
+                for lane in self._keeper.lanes
+            ],
+            "waiting_rows": 0 if self._queue is None else self._queue.waiting_rows,
         }
 
     def _private(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -115,40 +139,28 @@ class Deployment:
             raise InputError(f"all inputs must have the same number of rows, at least 1; got {sorted(rows)}")
         return private
 
-    async def _session(self) -> None:
-        """Wait for a session whose process at the data owner lives."""
-        while True:
-            await self._lane.serving.wait()
-            process = self._data_owner.process
-            if process is not None and process.alive:
-                return
-            # It has just died, and the lane is about to notice.
-            await asyncio.sleep(0.01)
-
     async def _run(self, batch_size: int, arrays: Arrays) -> tuple[Arrays, float]:
-        process = self._data_owner.process
-        if process is None:
-            raise UnavailableError("no session is serving; the next one is starting", code="session_ended")
-        result = await process.run(batch_size, arrays)
+        async with self._pool.process() as process:
+            result = await process.run(batch_size, arrays)
         return result.arrays, result.run_s + result.reveal_s
 
-    def _embedded(self, protocol: ProtocolName, insecure: bool) -> tuple[LaneLeader, LocalMember]:
-        if self._files.params_file is None:
-            raise ProgramError(
-                "an embedded deployment plays the model owner too and needs the params of the program"
-            )
-        cluster = embedded_cluster(protocol, insecure=insecure)
-        settings = embedded_settings(cluster)
-        self._members = [
-            LocalMember(
-                settings[party],
-                self._files.program_dir,
-                self._files.params_file if settings[party].role == "model_owner" else None,
-            )
-            for party in cluster.ranked_parties
-        ]
-        data_owner = next(member for member in self._members if settings[member.party].role == "data_owner")
-        return LaneLeader(cluster, self._members), data_owner
+
+def _embedded(files: PartyFiles, protocol: ProtocolName, *, insecure: bool, lanes: int) -> Cluster:
+    if files.params_file is None:
+        raise ProgramError(
+            "an embedded deployment plays the model owner too and needs the params of the program; "
+            "a Bento without params needs SECURE_RUNNER_CLUSTER"
+        )
+    return embedded_cluster(protocol, insecure=insecure, lanes=lanes)
+
+
+def _check_pin(settings: PartySettings, manifest: Manifest) -> None:
+    pinned = settings.program_digest
+    if pinned is not None and pinned != manifest.digest:
+        raise AgreementError(
+            f"{settings.party} has audited the program {pinned}, but this Bento holds {manifest.digest}; "
+            "audit it with `secure-runner inspect` and pin its digest, or serve the audited one"
+        )
 
 
 def _steps(specs: Sequence[LocalStepSpec]) -> tuple[LocalStep, ...]:

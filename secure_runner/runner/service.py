@@ -16,7 +16,7 @@ from secure_runner.http.types import Arrays
 from secure_runner.programs.manifest import Manifest
 from secure_runner.programs.store import PARAMS_FILE, params_tag
 from secure_runner.protocols import ProtocolName
-from secure_runner.runner.deployment import Deployment, DeploymentFiles
+from secure_runner.runner.deployment import Deployment, PartyFiles
 from secure_runner.runner.exchange import answer_of, failure, request_of, to_answer, to_request
 
 __all__ = ["RunnerClient", "SecureRunner"]
@@ -69,7 +69,7 @@ class _RunnerService:
     async def start(self) -> None:
         """Start the party process or, embedded, all of them."""
         settings = PartySettings.from_environment(os.environ)
-        files = DeploymentFiles(Path(self.program.path), self._params_file())
+        files = PartyFiles(Path(self.program.path), self._params_file())
         self._deployment = Deployment(files, settings, protocol=self.protocol, insecure=self.insecure)
         await self._deployment.start()
         # Collections of a large, old heap are what makes latency jump by 100 ms and more.

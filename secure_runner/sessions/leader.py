@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Sequence
 
 from secure_runner.config import SLOTS, Cluster
 from secure_runner.errors import SecureRunnerError
+from secure_runner.sessions.lane import LaneState
 from secure_runner.sessions.member import Member, SessionOrder
 
 __all__ = ["LaneLeader"]
 
-_log = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 
@@ -24,15 +23,8 @@ class LaneLeader:
     def __init__(self, cluster: Cluster, members: Sequence[Member], lane: int = 0) -> None:
         self._cluster = cluster
         self._members = members
-        self._lane = lane
         self._run_id = secrets.token_hex(4)
-        self.epoch = 0
-        """Number of the latest session; 0 before the first."""
-        self.recoveries = 0
-        """Sessions that ended although nobody asked them to."""
-        self.state = "starting"
-        """For readiness: what this lane is doing, in a few words."""
-        self.serving = asyncio.Event()
+        self.state = LaneState(lane)
 
     async def run(self) -> None:
         """Serve sessions until cancelled; then end everything."""
@@ -46,32 +38,28 @@ class LaneLeader:
                     reason = f"could not start: {error}" if str(error) else "could not start in time"
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                self.recoveries += 1
-                self.state = f"session {self.epoch} ended ({reason}); starting the next"
-                _log.warning("lane %d: %s", self._lane, self.state)
+                self.state.recovers(reason)
         finally:
-            self.serving.clear()
             await asyncio.gather(*(member.close() for member in self._members), return_exceptions=True)
 
     async def _session(self) -> str:
         """One session from start to end; why it ended."""
         await asyncio.gather(*(member.warm() for member in self._members))
-        self.epoch += 1
+        self.state.epoch += 1
+        epoch, lane = self.state.epoch, self.state.lane
         order = SessionOrder(
-            session_id=f"{self._cluster.name}-{self._run_id}-{self._lane}-{self.epoch}",
-            epoch=self.epoch,
-            lane=self._lane,
-            slot=self.epoch % SLOTS,
+            session_id=f"{self._cluster.name}-{self._run_id}-{lane}-{epoch}",
+            epoch=epoch,
+            lane=lane,
+            slot=epoch % SLOTS,
         )
         try:
             starts = asyncio.gather(*(member.start(order) for member in self._members))
             await asyncio.wait_for(starts, self._cluster.timeouts.connect_timeout_s)
-            self.state = f"session {self.epoch} is serving"
-            self.serving.set()
-            _log.info("lane %d: %s", self._lane, self.state)
+            self.state.begins_serving()
             return await self._first_end()
         finally:
-            self.serving.clear()
+            self.state.ends_serving()
             await asyncio.gather(*(member.end() for member in self._members))
 
     async def _first_end(self) -> str:

@@ -1,0 +1,59 @@
+"""Which lane runs the next batch: any that serves and is free."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+from secure_runner.sessions.keeper import Lane
+from secure_runner.sessions.process import PartyProcess
+
+__all__ = ["LanePool"]
+
+
+class LanePool:
+    """The data owner's processes of all lanes, one batch at a time each."""
+
+    def __init__(self, lanes: Sequence[Lane], data_owner: str) -> None:
+        self._lanes = lanes
+        self._members = [next(m for m in lane.members if m.party == data_owner) for lane in lanes]
+        self._busy: set[int] = set()
+        self._freed = asyncio.Event()
+
+    def any_serving(self) -> bool:
+        """Whether at least one lane serves."""
+        return any(lane.state.serving.is_set() for lane in self._lanes)
+
+    async def wait_for_session(self) -> None:
+        """Wait until a lane serves."""
+        await self._first_of([lane.state.serving for lane in self._lanes])
+
+    @contextlib.asynccontextmanager
+    async def process(self) -> AsyncIterator[PartyProcess]:
+        """A serving process that is free, for one batch; waits for one."""
+        index, process = await self._take()
+        try:
+            yield process
+        finally:
+            self._busy.discard(index)
+            self._freed.set()
+
+    async def _take(self) -> tuple[int, PartyProcess]:
+        while True:
+            for index, (lane, member) in enumerate(zip(self._lanes, self._members, strict=True)):
+                if index not in self._busy and lane.state.serving.is_set() and member.process is not None:
+                    self._busy.add(index)
+                    return index, member.process
+            self._freed.clear()
+            waited = [lane.state.serving for lane in self._lanes if not lane.state.serving.is_set()]
+            await self._first_of([*waited, self._freed])
+
+    @staticmethod
+    async def _first_of(events: Sequence[asyncio.Event]) -> None:
+        tasks = [asyncio.create_task(event.wait()) for event in events]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()

@@ -1,0 +1,64 @@
+"""The dealer of an embedded deployment, as a member of its sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from secure_runner.config import Cluster
+from secure_runner.dealer import DealerConfig, DealerProcess, Identity
+from secure_runner.sessions.member import SessionOrder
+
+__all__ = ["LocalDealer"]
+
+_LOOK_INTERVAL_S = 0.2
+
+
+class LocalDealer:
+    """A dealer process on this machine, started before the first session and kept from session to session.
+
+    Its identity key lives as long as this object, so a dealer that is started again is the same to the parties.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        assert cluster.dealer is not None
+        self.party = cluster.dealer
+        identity = Identity()
+        self.public_key = identity.public_key
+        """What the parties pin."""
+        self._key_dir = tempfile.TemporaryDirectory(prefix="secure-runner-dealer-")
+        key_file = Path(self._key_dir.name) / "identity.pem"
+        key_file.touch(mode=0o600)
+        key_file.write_bytes(identity.private_pem)
+        address = cluster.dealing(listen=True)
+        self._config = DealerConfig(
+            host=address.host, port=address.port, identity_key_file=key_file, ignore_signals=True
+        )
+        self.process: DealerProcess | None = None
+
+    async def warm(self) -> None:
+        """Start the dealer, if it is not running."""
+        if self.process is None or not self.process.is_running:
+            # On this thread, which lives as long as the dealer should: the kernel ends the child with it.
+            self.process = DealerProcess(self._config)
+
+    async def start(self, order: SessionOrder) -> None:
+        """Nothing to do: the parties register their jobs themselves."""
+
+    async def ended(self) -> str:
+        """Wait until the dealer's process is gone."""
+        assert self.process is not None
+        while self.process.is_running:
+            await asyncio.sleep(_LOOK_INTERVAL_S)
+        return "died"
+
+    async def end(self) -> None:
+        """Nothing to do: a session's jobs end with its parties."""
+
+    async def close(self) -> None:
+        """End the dealer."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.close()
+        self._key_dir.cleanup()

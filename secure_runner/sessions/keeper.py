@@ -1,0 +1,105 @@
+"""Keeps a deployment's lanes in session: embedded, as the leader of a cluster, or as a follower."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secure_runner.config import Cluster, PartySettings, embedded_settings
+from secure_runner.programs.manifest import Manifest
+from secure_runner.sessions.agreement import make_hello
+from secure_runner.sessions.coordination import serve_coordination
+from secure_runner.sessions.dealer import LocalDealer
+from secure_runner.sessions.follower import Follower, FollowerLane
+from secure_runner.sessions.lane import LaneState
+from secure_runner.sessions.leader import LaneLeader
+from secure_runner.sessions.member import LocalMember, Member
+from secure_runner.sessions.remote import RemoteMember, attend
+
+__all__ = ["Keeper", "Lane", "PartyFiles", "embedded_keeper", "follower_keeper", "leader_keeper"]
+
+
+@dataclass(frozen=True)
+class PartyFiles:
+    """Where this party's part of the model lies."""
+
+    program_dir: Path
+    params_file: Path | None
+    """None at every party but the model owner."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A lane at this runner: where it is, and the parties that this runner looks after."""
+
+    state: LaneState
+    members: Sequence[LocalMember]
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """The lanes, and what keeps them in session until it is cancelled."""
+
+    lanes: Sequence[Lane]
+    work: Sequence[Coroutine[Any, Any, None]]
+
+    async def run(self) -> None:
+        """Keep all lanes in session until cancelled; then end every process."""
+        tasks = [asyncio.create_task(work) for work in self.work]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def embedded_keeper(cluster: Cluster, files: PartyFiles) -> Keeper:
+    """All parties on this machine, each in a process of its own."""
+    dealer = LocalDealer(cluster) if cluster.dealer is not None else None
+    settings = embedded_settings(cluster, None if dealer is None else dealer.public_key)
+    lanes, leaders = [], []
+    for lane in range(cluster.lanes):
+        parties = [_local(settings[party], files) for party in cluster.ranked_parties]
+        # The dealer serves all lanes and is looked after by the first.
+        members: list[Member] = [*([dealer] if dealer is not None and lane == 0 else []), *parties]
+        leader = LaneLeader(cluster, members, lane)
+        leaders.append(leader)
+        lanes.append(Lane(leader.state, parties))
+    return Keeper(lanes, [leader.run() for leader in leaders])
+
+
+def leader_keeper(settings: PartySettings, manifest: Manifest, files: PartyFiles) -> Keeper:
+    """The model owner's runner: it orders the sessions."""
+    cluster = settings.cluster
+    others = [party for party in cluster.ranked_parties if party != settings.party]
+    remote = {(party, lane): RemoteMember(party, lane) for party in others for lane in range(cluster.lanes)}
+    lanes, leaders = [], []
+    for lane in range(cluster.lanes):
+        own = _local(settings, files)
+        leader = LaneLeader(cluster, [own, *(remote[party, lane] for party in others)], lane)
+        leader.state.waits(f"waiting for {' and '.join(others)}")
+        leaders.append(leader)
+        lanes.append(Lane(leader.state, [own]))
+
+    async def listen() -> None:
+        hello = make_hello(settings, manifest)
+        async with serve_coordination(settings, hello, lambda peer: attend(peer, remote)):
+            await asyncio.Event().wait()
+
+    return Keeper(lanes, [listen(), *(leader.run() for leader in leaders)])
+
+
+def follower_keeper(settings: PartySettings, manifest: Manifest, files: PartyFiles) -> Keeper:
+    """Every other computing party's runner: it joins the sessions that are ordered."""
+    lanes = [FollowerLane(_local(settings, files), lane) for lane in range(settings.cluster.lanes)]
+    follower = Follower(settings, make_hello(settings, manifest), lanes)
+    return Keeper([Lane(lane.state, [lane.member]) for lane in lanes], [follower.run()])
+
+
+def _local(settings: PartySettings, files: PartyFiles) -> LocalMember:
+    params_file = files.params_file if settings.role == "model_owner" else None
+    return LocalMember(settings, files.program_dir, params_file)
