@@ -23,8 +23,10 @@ from converters.onnx.labels import separate_labels
 from converters.onnx.load import load_graph, load_model
 from converters.onnx.structure import demanded_values, dependent_values
 from converters.onnx.trace import PrivateFunction, Tracer
+from converters.onnx.trees import lay_out_trees, round_thresholds
 from converters.onnx.values import is_public
 from converters.passes import Rewrites, chosen_passes
+from converters.trees import Formulation, Topology, TreeOptions
 
 __all__ = ["from_onnx"]
 
@@ -41,6 +43,8 @@ def from_onnx(
     static: Mapping[str, Any] | None = None,
     calibration: Sequence[Any] | None = None,
     rewrites: Rewrites = None,
+    tree_formulation: Formulation = "auto",
+    tree_topology: Topology = "auto",
 ) -> ConvertedModel:
     """Convert an ONNX model (ai.onnx 7 to 27, ai.onnx.ml 1 to 5).
 
@@ -50,6 +54,8 @@ def from_onnx(
         static: value by input name: fixed while converting, and public.
         calibration: sample inputs, one array for each input (or several such lists).
         rewrites: which rewrites run, see `converters.passes.chosen_passes`.
+        tree_formulation: how tree ensembles are computed, see `converters.trees.Formulation`.
+        tree_topology: who knows the shape of the trees, see `converters.trees.Topology`.
 
     Returns:
         The model as a pure JAX function with its weights apart: no trained value is in the function.
@@ -59,6 +65,7 @@ def from_onnx(
         InputSpecError: an input's shape is not known or does not fit.
         UnsupportedModelError: with every node that cannot be converted.
     """
+    tree_options = TreeOptions(tree_formulation, tree_topology)
     model = load_model(source)
     fixed = {name: np.asarray(value) for name, value in (static or {}).items()}
     graph = load_graph(model)
@@ -68,12 +75,16 @@ def from_onnx(
     separate_labels(graph)
     fold_constants(graph)
     _record_shapes(graph)
+    if lay_out_trees(graph, tree_options):
+        _record_shapes(graph)
     applied = [entry.name for entry in chosen_passes(rewrites) if entry.apply(graph)]
     fold_constants(graph)
     return _finish(graph, applied, frozenset(fixed))
 
 
 def _finish(graph: Graph, applied: list[str], fixed: frozenset[str]) -> ConvertedModel:
+    numeric = Numeric()
+    round_thresholds(graph, numeric.fraction_bits)
     demanded = frozenset(demanded_values(graph, dependent_values(graph)))
     public, secret = _partition(graph, demanded | fixed)
     tracer, results = _probe(graph, demanded, public, secret)
@@ -105,7 +116,7 @@ def _finish(graph: Graph, applied: list[str], fixed: frozenset[str]) -> Converte
         private_predict=PrivateFunction(graph, demanded, aliases),
         encode=tuple(graph.encode),
         decode=tuple(graph.decode),
-        numeric=Numeric(),
+        numeric=numeric,
         report=report,
     )
 
