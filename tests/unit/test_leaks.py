@@ -1,4 +1,4 @@
-"""The leak check: a trained value in an executable's text stops the build, in whatever form MLIR writes it."""
+"""The leak check: a trained value in an executable's text stops the build, however MLIR writes it."""
 
 from __future__ import annotations
 
