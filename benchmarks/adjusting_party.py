@@ -23,7 +23,7 @@ from secure_runner.dealer.prg import Prg
 from secure_runner.dealer.requests import PATH_PREFIX, expected_body
 from secure_runner.dealer.steps import Step
 
-__all__ = ["AdjustingParty", "RefusedError", "seal", "share_sums"]
+__all__ = ["AdjustingParty", "RefusedError", "check_answer", "seal", "share_sums"]
 
 Array = npt.NDArray[Any]
 
@@ -116,6 +116,45 @@ def share_sums(seeds: Sequence[bytes], counter: int, step: Step) -> list[list[Ar
         masks.append([Prg(seed).blocks(counter, blocks)[:length].view(np.uint64) for seed in seeds])
         counter += blocks
     return masks
+
+
+def check_answer(step: Step, seeds: Sequence[bytes], counter: int, answer: bytes) -> None:
+    """Check a correction of 64-bit elements (And: any) against the relation that it has to bring about.
+
+    Raises:
+        AssertionError: it does not.
+    """
+    corrections = np.frombuffer(answer, np.uint64)
+    masks = share_sums(seeds, counter, step)
+    sums = [sum(shares[1:], shares[0]) for shares in masks]
+    xors = [np.bitwise_xor.reduce(shares) for shares in masks]
+    last = sums[-1] + corrections[-len(sums[-1]) :]
+    if step.operation == "Mul":
+        holds = last == sums[0] * sums[1]
+    elif step.operation == "MulPriv":
+        holds = last == np.multiply.reduce(masks[0])
+    elif step.operation == "Square":
+        holds = last == sums[0] * sums[0]
+    elif step.operation == "Dot":
+        m, n, k = step.dims
+        holds = last == (sums[0].reshape(m, k) @ sums[1].reshape(k, n)).reshape(-1)
+    elif step.operation == "And":
+        holds = xors[2] ^ corrections == xors[0] & xors[1]
+    elif step.operation == "Trunc":
+        holds = last.view(np.int64) == sums[0].view(np.int64) >> step.bits
+    elif step.operation == "TruncPr":
+        middle = sums[1] + corrections[: len(sums[1])]
+        holds = (last == sums[0] >> np.uint64(63)) & (
+            middle == (sums[0] << np.uint64(1)) >> np.uint64(step.bits + 1)
+        )
+    elif step.operation == "RandBit":
+        holds = last <= 1
+    elif step.operation == "Eqz":
+        holds = xors[1] ^ corrections == sums[0]
+    else:
+        order = Prg(seeds[step.owner]).permutation(counter + step.mask_blocks, step.dims[0])
+        holds = last[order] == sums[0]
+    assert np.all(holds), f"wrong correction for {step.describe()} at block {counter}"
 
 
 def seal(public_pem: str, seed: bytes) -> str:

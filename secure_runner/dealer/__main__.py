@@ -11,6 +11,7 @@ import asyncio
 import gc
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -26,6 +27,7 @@ from secure_runner.dealer.server import Dealer
 from secure_runner.errors import ConfigError
 
 _log = logging.getLogger("secure_runner.dealer")
+_PARENT_LOOK_INTERVAL_S = 1.0
 
 
 def main() -> NoReturn:
@@ -39,7 +41,7 @@ def main() -> NoReturn:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         # A thread of its own: it must end the process even when the event loop hangs.
-        threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
         uvloop.run(_serve(config))
     except (ValidationError, ConfigError, OSError) as error:
         sys.exit(f"the dealer cannot start: {error}")
@@ -61,9 +63,12 @@ async def _serve(config: DealerConfig) -> None:
     await asyncio.get_running_loop().create_future()
 
 
-def _end_with_parent() -> None:
-    while sys.stdin.buffer.read(4096):
-        pass
+def _end_with_parent(parent_pid: int) -> None:
+    """End when standard input does, or when the parent is gone and something else holds the pipe."""
+    while os.getppid() == parent_pid:
+        readable, _, _ = select.select([sys.stdin], [], [], _PARENT_LOOK_INTERVAL_S)
+        if readable and not os.read(sys.stdin.fileno(), 4096):
+            break
     os._exit(0)
 
 
