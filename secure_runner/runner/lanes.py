@@ -11,6 +11,8 @@ from secure_runner.sessions.process import PartyProcess
 
 __all__ = ["LanePool"]
 
+_NOTICE_S = 0.01
+
 
 class LanePool:
     """The data owner's processes of all lanes, one batch at a time each."""
@@ -41,10 +43,16 @@ class LanePool:
 
     async def _take(self) -> tuple[int, PartyProcess]:
         while True:
-            for index, (lane, member) in enumerate(zip(self._lanes, self._members, strict=True)):
-                if index not in self._busy and lane.state.serving.is_set() and member.process is not None:
+            serving = [index for index, lane in enumerate(self._lanes) if lane.state.serving.is_set()]
+            processes = {index: self._members[index].process for index in serving}
+            for index, process in processes.items():
+                if index not in self._busy and process is not None and process.alive:
                     self._busy.add(index)
-                    return index, member.process
+                    return index, process
+            if not all(process is not None and process.alive for process in processes.values()):
+                # One has just died, and its lane is about to notice: rows sent to it would be lost.
+                await asyncio.sleep(_NOTICE_S)
+                continue
             self._freed.clear()
             waited = [lane.state.serving for lane in self._lanes if not lane.state.serving.is_set()]
             await self._first_of([*waited, self._freed])
