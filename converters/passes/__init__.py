@@ -18,7 +18,7 @@ from converters.passes.labels import peel_labels
 from converters.passes.linear import fold_centring, fold_scaling
 from converters.passes.peel import peel_outputs
 
-__all__ = ["PASSES", "Pass", "chosen_passes"]
+__all__ = ["PASSES", "Pass", "Rewrites", "chosen_passes", "switched_on"]
 
 Rewrites = Mapping[str, bool] | Collection[str] | None
 
@@ -44,22 +44,28 @@ PASSES: tuple[Pass, ...] = (
 
 
 def chosen_passes(rewrites: Rewrites) -> tuple[Pass, ...]:
-    """The passes to run.
+    """The passes to run, see `switched_on`."""
+    names = switched_on({entry.name: entry.default for entry in PASSES}, rewrites)
+    return tuple(entry for entry in PASSES if entry.name in names)
+
+
+def switched_on(defaults: Mapping[str, bool], rewrites: Rewrites) -> frozenset[str]:
+    """Names of the rewrites to run.
 
     Args:
+        defaults: all there are, and whether they run when nothing is said.
         rewrites: nothing for the defaults, a mapping of names to switch some on or off, or the names of
             exactly those to run.
 
     Raises:
-        ConversionError: there is no pass of that name.
+        ConversionError: there is no rewrite of that name.
     """
-    named = set(rewrites or ())
-    unknown = sorted(named - {entry.name for entry in PASSES})
+    unknown = sorted(set(rewrites or ()) - set(defaults))
     if unknown:
-        known = ", ".join(entry.name for entry in PASSES)
+        known = ", ".join(defaults)
         raise ConversionError(f"there is no rewrite {', '.join(unknown)}; there are {known}.")
     if rewrites is None:
-        return tuple(entry for entry in PASSES if entry.default)
+        return frozenset(name for name, on in defaults.items() if on)
     if isinstance(rewrites, Mapping):
-        return tuple(entry for entry in PASSES if rewrites.get(entry.name, entry.default))
-    return tuple(entry for entry in PASSES if entry.name in named)
+        return frozenset(name for name, on in defaults.items() if rewrites.get(name, on))
+    return frozenset(rewrites)

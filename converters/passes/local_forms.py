@@ -215,7 +215,8 @@ def _lookup(graph: Graph, node: Node) -> tuple[str, Attributes] | None:
 
 
 _FORMS: dict[tuple[str, str], Form] = {
-    **{("", name): _named("identity") for name in _NO_CHANGE},
+    ("", "Identity"): _named("identity"),
+    ("", "Dropout"): lambda graph, node: ("identity", {}) if len(node.inputs) == 1 else None,
     **{("", name): _by_shape for name in _BY_SHAPE},
     **{("", name): _affine for name in ("Add", "Sub", "Mul", "Div")},
     ("", "Sigmoid"): _named("sigmoid"),

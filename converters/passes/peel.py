@@ -23,6 +23,7 @@ from converters.passes.local_forms import (
     is_bijection,
     local_step,
     private_reads,
+    shape_of,
     softmax_axis,
 )
 
@@ -117,11 +118,20 @@ class _Peeling:
         self.producers[centred] = Node(
             "Centre", [source], [centred], attrs={"axis": axis}, domain=INTERNAL, name=node.name
         )
+        self._decide_on(centred, source, axis)
         self.statements.append(
             f"{output!r}: the data owner reconstructs the logits minus their mean and applies {node.op} "
             "itself. That is exactly what the output tells: softmax forgets the mean and nothing else."
         )
         return [centred]
+
+    def _decide_on(self, centred: str, source: str, axis: int) -> None:
+        """The class with the largest logit is also the one with the largest centred logit."""
+        for node in self.graph.nodes:
+            step = local_step(self.graph, node) if node.op == "ArgMax" and source in node.inputs else None
+            shape = shape_of(self.graph, source)
+            if step is not None and shape is not None and step.attrs["axis"] in (axis, axis + len(shape)):
+                self.steps[node.outputs[0]] = LocalStep(step.op, (centred,), step.outputs, step.attrs)
 
     def commit(self) -> int:
         """Write the result into the graph."""
