@@ -24,7 +24,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.backend.test.runner import Runner
 
-from converters import from_onnx
+from converters import ConvertedModel, from_onnx
 from converters.onnx.dtypes import canonical_dtype
 from converters.onnx.inputs import resolve_inputs
 from converters.onnx.load import load_graph
@@ -94,23 +94,32 @@ def run(case: Case) -> str:
     return ""
 
 
-def _outputs(model: onnx.ModelProto, inputs: list[Any]) -> tuple[Any, ...]:
+def convert(model: onnx.ModelProto, inputs: list[Any], **options: Any) -> tuple[ConvertedModel, list[Any]]:
+    """Convert for these inputs. What an operator must know while converting is given as ``static``.
+
+    Args:
+        model: of a case.
+        inputs: of the case, in the model's order.
+        options: of `from_onnx`.
+
+    Returns:
+        The model and the arrays of its private inputs.
+    """
     stored = {tensor.name for tensor in model.graph.initializer}
-    named = {
-        value.name: array
-        for value, array in zip([v for v in model.graph.input if v.name not in stored], inputs, strict=False)
-    }
-    shapes = {name: array.shape for name, array in named.items()}
+    wanted = [value.name for value in model.graph.input if value.name not in stored]
+    named = dict(zip(wanted, inputs, strict=False))
     graph = load_graph(model)
-    graph.inputs = resolve_inputs(model, shapes, {})
+    graph.inputs = resolve_inputs(model, {name: array.shape for name, array in named.items()}, {})
     static = {name: named[name] for name in required_static(graph)}
     private = {name: array for name, array in named.items() if name not in static}
-    converted = from_onnx(
-        model, input_shapes={name: array.shape for name, array in private.items()}, static=static
-    )
-    arrays = [
-        np.asarray(array, spec.dtype) for array, spec in zip(private.values(), converted.inputs, strict=True)
-    ]
+    shapes = {name: array.shape for name, array in private.items()}
+    converted = from_onnx(model, input_shapes=shapes, static=static, **options)
+    pairs = zip(private.values(), converted.inputs, strict=True)
+    return converted, [np.asarray(array, spec.dtype) for array, spec in pairs]
+
+
+def _outputs(model: onnx.ModelProto, inputs: list[Any]) -> tuple[Any, ...]:
+    converted, arrays = convert(model, inputs)
     lowered = jax.jit(converted.predict).lower(converted.params, *arrays)
     return tuple(lowered.compile(compiler_options=FAST_COMPILE)(converted.params, *arrays))
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from converters.onnx.dtypes import canonical, canonical_dtype, numpy_dtype
 from converters.onnx.ops.layout import ints
+from converters.onnx.ops.public import public_fractions
 from converters.onnx.registry import op
 
 Array = Any
@@ -39,7 +40,7 @@ def _window(size: Static, periodic: int, output_datatype: int, weights: tuple[fl
     count = int(size)
     steps = np.arange(count) / (count if periodic else max(count - 1, 1))
     window = sum(w * np.cos(2 * np.pi * i * steps) for i, w in enumerate(weights))
-    return jnp.asarray(np.asarray(window, np.float32)).astype(numpy_dtype(output_datatype))
+    return public_fractions(np.asarray(window)).astype(numpy_dtype(output_datatype))
 
 
 @op(since=17, static=("size",))

@@ -11,6 +11,7 @@ import numpy as np
 
 from converters.onnx.ops.conv import resolved_pads
 from converters.onnx.ops.index import one_hot
+from converters.onnx.ops.public import public_fractions
 from converters.onnx.ops.reduce import argmax
 from converters.onnx.registry import op
 
@@ -155,11 +156,8 @@ def AveragePool(
     number: Any = np.pad(counted, surplus)
     for axis, width in enumerate(shape.kernel):
         number = sum(shape.along(number, axis, position) for position in range(width))
-    share = (
-        np.float32(1 / number.flat[0])
-        if (number == number.flat[0]).all()
-        else (1 / number).astype(np.float32)
-    )
+    alike = (number == number.flat[0]).all()
+    share = np.float32(1 / number.flat[0]) if alike else public_fractions(1 / number)
     return _sums(X, shape) * share
 
 

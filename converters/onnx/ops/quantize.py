@@ -115,10 +115,10 @@ def ConvInteger(
     )
 
 
-def _requantized(total: Array, factor: Array, zero_point: Array) -> Array:
-    return _saturated(
-        jnp.round(total.astype(jnp.float32) * factor) + zero_point.astype(jnp.float32), zero_point.dtype
-    )
+def _requantized(total: Array, weights: Array, inputs: Array, outputs: Array, zero_point: Array) -> Array:
+    """Sums times ``weights * inputs / outputs``: in this order no factor is below the ring's resolution."""
+    steps = jnp.round(total.astype(jnp.float32) * weights * (inputs / outputs))
+    return _saturated(steps + zero_point.astype(jnp.float32), zero_point.dtype)
 
 
 @op(since=10)
@@ -133,7 +133,7 @@ def QLinearMatMul(
     y_zero_point: Array,
 ) -> Array:
     total = jnp.matmul(_centred(a, a_zero_point, -2), _centred(b, b_zero_point, -1))
-    return _requantized(total, a_scale * b_scale / y_scale, y_zero_point)
+    return _requantized(total, b_scale, a_scale, y_scale, y_zero_point)
 
 
 @op(since=10)
@@ -168,5 +168,5 @@ def QLinearConv(
     )
     channels = (1, -1) + (1,) * (x.ndim - 2)
     total = total if B is None else total + B.astype(jnp.int32).reshape(channels)
-    factor = x_scale * w_scale / y_scale
-    return _requantized(total, factor.reshape(channels) if factor.size > 1 else factor, y_zero_point)
+    weights = w_scale.reshape(channels) if w_scale.size > 1 else w_scale
+    return _requantized(total, weights, x_scale, y_scale, y_zero_point)

@@ -146,9 +146,9 @@ def _sum_of_biases(B: Array, index: int, width: int) -> Array:
 
 def _joint_gates(z: Array, hidden: int, sigmoids: int) -> list[Array]:
     """Gates of which the first ``sigmoids`` are sigmoids and the others tanh, by one tanh."""
-    halves = np.ones(z.shape[-1] // hidden, np.float32)
-    halves[:sigmoids] = 0.5
-    gates = jnp.split(jnp.tanh(z * np.repeat(halves, hidden)), len(halves), axis=-1)
+    split = sigmoids * hidden
+    halved = jnp.concatenate([z[..., :split] * 0.5, z[..., split:]], axis=-1)
+    gates = jnp.split(jnp.tanh(halved), z.shape[-1] // hidden, axis=-1)
     return [gate * 0.5 + 0.5 if i < sigmoids else gate for i, gate in enumerate(gates)]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from converters.errors import NodeError
 from converters.onnx.ops.index import take
+from converters.onnx.ops.public import public_fractions
 from converters.onnx.registry import op
 
 Array = Any
@@ -139,7 +140,7 @@ def _interpolate(
             index = np.clip(_nearest(points, nearest_mode), 0, axis.size - 1).astype(np.int64)
             result = take(result, index, number)
         else:
-            matrix = kernel.matrix(axis, points).astype(np.float32)
+            matrix = public_fractions(kernel.matrix(axis, points))
             result = jnp.moveaxis(jnp.tensordot(result, matrix, axes=([number], [1])), -1, number)
         if coordinates == "tf_crop_and_resize":
             inside = (points >= 0) & (points <= axis.size - 1)
@@ -197,7 +198,7 @@ def AffineGrid(theta: Array, size: Static, *, align_corners: int = 0) -> Array:
     spatial = [int(n) for n in size[2:]]
     lines = [np.linspace(-1, 1, n) if align_corners else (2 * np.arange(n) + 1) / n - 1 for n in spatial]
     grids = np.meshgrid(*lines, indexing="ij")[::-1]
-    points = np.stack([*grids, np.ones(spatial)], axis=-1).astype(np.float32)
+    points = public_fractions(np.stack([*grids, np.ones(spatial)], axis=-1))
     return jnp.einsum("...k,nik->n...i", points, theta)
 
 

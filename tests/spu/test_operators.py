@@ -1,0 +1,55 @@
+"""Operators under SPU's real protocols, all parties in one process; the full table is made by `operators.py`."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+_SPEC = importlib.util.spec_from_file_location("operators", Path(__file__).with_name("operators.py"))
+operators = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(operators)
+
+SAMPLE = (
+    "Conv",
+    "MaxPool",
+    "Softmax",
+    "LayerNormalization",
+    "LSTM",
+    "ArgMax",
+    "TopK",
+    "Gather",
+    "Where",
+    "Gelu",
+)
+"""Operators of every theme, for the protocols that are slower to simulate."""
+
+
+def _verdicts(tasks):
+    return {
+        (name, protocol): operators.verdict(name, result)
+        for (name, _, protocol), result in operators.run(tasks)
+    }
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("protocol", ["aby3", "semi2k", "cheetah"])
+def test_sampled_operators_agree_with_the_suite(protocol):
+    """One operator of every theme gives the suite's outputs within its stated tolerance."""
+    chosen = operators.choose()
+    found = _verdicts([(name, chosen[name], protocol) for name in SAMPLE])
+    assert {key for key, verdict in found.items() if verdict != "works"} == set()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("protocol", ["aby3", "semi2k", "cheetah"])
+def test_every_operator_agrees_with_the_suite(protocol):
+    """Every operator that the suite holds alone works under every protocol."""
+    found = _verdicts([(name, case, protocol) for name, case in operators.choose().items()])
+    assert {key: verdict for key, verdict in found.items() if verdict != "works"} == {}
+
+
+def test_the_page_lists_every_operator():
+    """``python tests/spu/operators.py`` writes the page anew after an operator was added."""
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in operators.PAGE.read_text().splitlines()]
+    assert set(operators.choose()) <= set(rows)
