@@ -193,8 +193,8 @@ class JobBook:
             self._by_seeds[request.ciphertexts] = job
             return job
         raise SeedError(
-            "the seeds belong to no job that all parties have registered and that has no session yet; "
-            "register first, and start each SPU runtime with the key of its own job"
+            "the seeds belong to no job that waits for its session: it is not registered by all parties, has "
+            "ended, or has another key"
         )
 
     def _waiting_jobs(self, peer: Peer, party_count: int) -> Iterator[Job]:

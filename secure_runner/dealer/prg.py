@@ -49,11 +49,16 @@ class Prg:
         index the element i + 1 is exchanged.
         """
         order = list(range(size))
-        if size > 1:
-            initial = counter.to_bytes(8, "little") + bytes(8)
-            stream = Cipher(self._key, modes.CTR(initial)).encryptor().update(bytes((size - 1) * BLOCK_BYTES))
-            for last in range(size - 1, 0, -1):
-                block = stream[(last - 1) * BLOCK_BYTES : last * BLOCK_BYTES]
-                other = int.from_bytes(block, "little") % (last + 1)
-                order[last], order[other] = order[other], order[last]
+        if size == 1:
+            return np.array(order, np.int64)
+        initial = counter.to_bytes(8, "little") + bytes(8)
+        stream = Cipher(self._key, modes.CTR(initial)).encryptor().update(bytes((size - 1) * BLOCK_BYTES))
+        low, high = np.frombuffer(stream, np.uint64).reshape(-1, 2).T
+        modulus = np.arange(2, size + 1, dtype=np.uint64)
+        # 2^64 mod m, in 64 bits. All factors are below 2^32, as sizes are.
+        wrap = (np.uint64(0xFFFFFFFFFFFFFFFF) % modulus + np.uint64(1)) % modulus
+        others = ((high % modulus * wrap + low % modulus) % modulus).tolist()
+        for last in range(size - 1, 0, -1):
+            other = others[last - 1]
+            order[last], order[other] = order[other], order[last]
         return np.array(order, np.int64)

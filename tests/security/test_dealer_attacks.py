@@ -104,14 +104,16 @@ def test_any_deviation_is_refused(dealer: DealerProcess, step: Step, counter: in
 
 
 def test_a_range_answers_one_question_only(dealer: DealerProcess) -> None:
-    """Repeating the last request gives the same bytes, RandBit's too; asking it differently ends the job."""
+    """Repeating the last request, on a new connection, gives the same bytes, RandBit's too; asking
+    differently ends the job."""
     _, _, key = _job(dealer)
-    party = AdjustingParty(dealer.address, _seal_both(key)[1])
+    ciphertexts = _seal_both(key)[1]
+    party, again = (AdjustingParty(dealer.address, ciphertexts) for _ in range(2))
     first = party.ask(_MUL)
-    assert party.ask_at(_MUL, 0) == first
+    assert again.ask_at(_MUL, 0) == first
     bits_at = party.counter
     bits = party.ask(_RAND_BIT)
-    assert party.ask_at(_RAND_BIT, bits_at) == bits
+    assert again.ask_at(_RAND_BIT, bits_at) == bits
 
     with pytest.raises(RefusedError, match="outside the registered transcript"):
         party.ask_at(_MUL, 0)
