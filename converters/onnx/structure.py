@@ -57,8 +57,8 @@ def _actuals(node: Node, body: Graph) -> list[str]:
     return node.inputs[max(surplus, 0) :]  # Scan of opset 8 has the lengths in front
 
 
-def demanded_values(graph: Graph, dependent: set[str]) -> set[str]:
-    """Values that must, or had better, be known while converting."""
+def demanded_values(graph: Graph, dependent: set[str], *, soft: bool = True) -> set[str]:
+    """Values that must (and with ``soft``, had better) be known while converting."""
     producers = graph.producers()
     inner = {
         output: body_output
@@ -73,7 +73,7 @@ def demanded_values(graph: Graph, dependent: set[str]) -> set[str]:
         for spec, actual in zip(body.inputs, _actuals(node, body), strict=False)
     }
     demanded: set[str] = set()
-    pending = [name for node in graph.walk() for name in _static_inputs(node)]
+    pending = [name for node in graph.walk() for name in _static_inputs(node, soft=soft)]
     while pending:
         name = pending.pop()
         if not name or name in demanded or name in dependent:

@@ -26,7 +26,7 @@ from converters.onnx.structure import inputs_behind
 __all__ = ["PrivateFunction", "Tracer"]
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class PrivateFunction:
     """``private_predict`` of a graph: ``(params, *private_inputs) -> tuple``."""
 
