@@ -161,6 +161,11 @@ def test_binary_sizes_must_agree(client: Any, size: int, sent: int, length: str 
 @pytest.mark.parametrize("path", ["/v2/models/other/infer", "/v2/models/sum/versions/7/infer"])
 def test_unknown_models_and_versions(client: Any, path: str) -> None:
     """404 names the model and version that are served."""
-    answer = client.post(path, json={"inputs": [_x()]})
-    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
-    assert "'sum'" in answer.json()["error"]
+    metadata = path.removesuffix("/infer")
+    for answer in (
+        client.post(path, json={"inputs": [_x()]}),
+        client.get(metadata),
+        client.get(f"{metadata}/ready"),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+        assert "'sum'" in answer.json()["error"]
