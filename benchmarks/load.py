@@ -1,0 +1,148 @@
+"""Clients of a served model, in a process of their own: closed loops over keep-alive connections.
+
+``python -m benchmarks.load URL ROWS.npy EXPECTED.npy`` reads commands from standard input, one JSON object a
+line, and answers each with one line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Load", "LoadResult"]
+
+_TOLERANCE = 2e-2
+_TIMEOUT_S = 60.0
+
+
+@dataclass
+class LoadResult:
+    """What the clients of one command saw."""
+
+    latencies_ms: list[float] = field(default_factory=list)
+    wall_s: float = 0.0
+    failed: int = 0
+    """Requests that were answered with an error."""
+    wrong: int = 0
+    """Answers that differ from plaintext by more than the tolerance."""
+
+    @property
+    def per_second(self) -> float:
+        """Right answers a second."""
+        return len(self.latencies_ms) / self.wall_s
+
+    def percentile(self, percent: float) -> float:
+        """Latency in ms."""
+        return float(np.percentile(self.latencies_ms, percent))
+
+
+class Load:
+    """The client process, seen from the benchmark."""
+
+    def __init__(self, url: str, rows: Any, expected: Any, directory: Path) -> None:
+        np.save(directory / "rows.npy", rows)
+        np.save(directory / "expected.npy", expected)
+        command = [sys.executable, "-m", "benchmarks.load", url]
+        files = [str(directory / "rows.npy"), str(directory / "expected.npy")]
+        self._process = subprocess.Popen(
+            [*command, *files], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, *, clients: int, requests: int, rows: int = 1) -> LoadResult:
+        """Each of ``clients`` sends ``requests`` requests of ``rows`` rows, one after the other.
+
+        Raises:
+            RuntimeError: an answer was wrong, or the client process ended.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([clients, requests, rows]) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the client process ended")
+        result = LoadResult(**json.loads(line))
+        if result.wrong or not result.latencies_ms:
+            raise RuntimeError(f"{result.wrong} wrong answers, {len(result.latencies_ms)} right ones")
+        return result
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def main(url: str, rows_file: str, expected_file: str) -> None:
+    """Serve commands until standard input ends."""
+    import uvloop
+
+    rows, expected = np.load(rows_file), np.load(expected_file)
+    uvloop.install()
+    asyncio.run(_serve(url, rows, expected))
+
+
+async def _serve(url: str, rows: Any, expected: Any) -> None:
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=timeout, headers={"content-type": "application/json"}
+    ) as session:
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            clients, requests, count = json.loads(line)
+            result = LoadResult()
+            started = time.perf_counter()
+            await asyncio.gather(
+                *(
+                    _client(session, f"{url}/predict", rows, expected, result, index, requests, count)
+                    for index in range(clients)
+                )
+            )
+            result.wall_s = time.perf_counter() - started
+            print(json.dumps(vars(result)), flush=True)
+
+
+async def _client(
+    session: Any,
+    url: str,
+    rows: Any,
+    expected: Any,
+    result: LoadResult,
+    index: int,
+    requests: int,
+    count: int,
+) -> None:
+    at = (7 * index) % (len(rows) - count + 1)
+    body = json.dumps({"inputs": rows[at : at + count].tolist()}).encode()
+    for _ in range(requests):
+        started = time.perf_counter()
+        async with session.post(url, data=body) as response:
+            answer = await response.read()
+        elapsed_ms = 1000 * (time.perf_counter() - started)
+        if response.status != 200:
+            result.failed += 1
+            continue
+        outputs = np.asarray(json.loads(answer)["outputs"])
+        right = outputs.shape == expected[at : at + count].shape and np.allclose(
+            outputs, expected[at : at + count], atol=_TOLERANCE
+        )
+        result.wrong += not right
+        if right:
+            result.latencies_ms.append(elapsed_ms)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])
