@@ -6,17 +6,12 @@ under one operator is why this protects nothing and is for trials.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import bentoml
 
 from bentos.arguments import BentoArguments
 from secure_runner import SecureRunner
 from secure_runner.http.service import SERVICE_OPTIONS, PredictionService
-from secure_runner.http.settings import HttpSettings
-from secure_runner.programs.files import read_program
-from secure_runner.runner.service import RunnerClient
+from secure_runner.runner.service import open_predictions
 
 arguments = bentoml.use_arguments(BentoArguments)
 
@@ -31,6 +26,4 @@ class SecurePrediction(PredictionService):
     )
 
     def __init__(self) -> None:
-        settings_path = os.environ.get("SECURE_RUNNER_HTTP")
-        settings = HttpSettings.load(Path(settings_path) if settings_path else None, embedded=True)
-        self.open_http(RunnerClient(self.runner, read_program(Path(self.program.path))), settings)
+        open_predictions(self, self.runner, self.program)

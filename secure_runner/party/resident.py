@@ -63,6 +63,9 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
 
     def __init__(self, rank: int, cluster_def: Mapping[str, Any], resident: Resident) -> None:
         # Not the parent's constructor: it can set neither the link's id nor drop message sequence ids.
+        options = spu.logging.LogOptions()
+        options.log_level = spu.logging.LogLevel.WARN
+        spu.logging.setup_logging(options)
         self.spec, self.manifest, self.pipe = resident.spec, resident.manifest, resident.pipe
         self.rank = rank
         self.party = self.spec.parties[rank]

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-import gc
+import asyncio
+import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import bentoml
+from starlette.applications import Starlette
 
 from secure_runner.config import PartySettings
 from secure_runner.errors import ProgramError, SecureRunnerError
 from secure_runner.frames import Array
+from secure_runner.heap import settle_heap
+from secure_runner.http.refusal import create_refusing_app
+from secure_runner.http.service import PredictionService
+from secure_runner.http.settings import HttpSettings
 from secure_runner.http.types import Arrays
+from secure_runner.programs.files import read_program
 from secure_runner.programs.manifest import Manifest
 from secure_runner.programs.store import PARAMS_FILE, params_tag
-from secure_runner.protocols import ProtocolName
+from secure_runner.protocols import ProtocolName, Role
+from secure_runner.runner.calls import CallClient, CallServer
 from secure_runner.runner.deployment import Deployment, PartyFiles
 from secure_runner.runner.exchange import answer_of, failure, request_of, to_answer, to_request
 
-__all__ = ["RunnerClient", "SecureRunner"]
+__all__ = ["ComputingService", "RunnerClient", "SecureRunner", "open_predictions"]
+
+_log = logging.getLogger(__name__)
 
 # BentoML closes its session to a runner after 100 requests, with calls in flight, unless told otherwise.
 _CONNECTION = {"max_requests": 2**31, "max_age": 1e9}
 _TRAFFIC = {"timeout": 330, "max_concurrency": 4096}
-_GC_THRESHOLDS = (50_000, 50, 100)
+_READY_TIMEOUT_S = 1.5
 
 
 class SecureRunner:
@@ -72,18 +82,22 @@ class _RunnerService:
         files = PartyFiles(Path(self.program.path), self._params_file())
         self._deployment = Deployment(files, settings, protocol=self.protocol, insecure=self.insecure)
         await self._deployment.start()
-        # Collections of a large, old heap are what makes latency jump by 100 ms and more.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
+        self._calls = CallServer(self._exchange)
+        self._calls_path = await self._calls.open()
+        settle_heap()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """End every process."""
         await self._deployment.stop()
+        await self._calls.close()
 
     @bentoml.api
-    async def exchange(self, frame: bytes) -> bytes:
+    async def calls_path(self) -> str:
+        """Where this runner takes predictions: a Unix socket, apart from BentoML's."""
+        return str(self._calls_path)
+
+    async def _exchange(self, frame: bytes) -> bytes:
         """Answer one request; errors are answers too."""
         try:
             inputs, meta = request_of(frame)
@@ -92,17 +106,16 @@ class _RunnerService:
             )
         except SecureRunnerError as error:
             return failure(error)
+        except Exception as error:
+            # The message of an error that nobody foresaw may hold anything.
+            _log.error("a request failed: %s", type(error).__name__)
+            return failure(SecureRunnerError("the request could not be answered"))
         return to_answer(outputs)
 
     @bentoml.api
     async def status(self) -> dict[str, Any]:
         """What this runner is doing."""
         return self._deployment.status()
-
-    @bentoml.api
-    async def manifest(self) -> str:
-        """The program's manifest as JSON."""
-        return self._deployment.manifest.model_dump_json()
 
     def _params_file(self) -> Path | None:
         if self.params is None:
@@ -120,6 +133,7 @@ class RunnerClient:
 
     def __init__(self, runner: Any, manifest: Manifest) -> None:
         self._runner = runner
+        self._calls = CallClient(runner.calls_path)
         self.manifest = manifest
 
     async def predict(
@@ -127,9 +141,59 @@ class RunnerClient:
     ) -> dict[str, Array]:
         """See ``Predictor.predict``."""
         frame = to_request(dict(inputs), request_id=request_id, client=client, deadline_s=deadline_s)
-        return answer_of(bytes(await self._runner.exchange(frame=frame)))
+        return answer_of(await self._calls.call(frame))
 
     async def ready(self) -> tuple[bool, str]:
         """See ``Predictor.ready``."""
         status = await self._runner.status()
         return bool(status["ready"]), str(status["state"])
+
+
+def open_predictions(service: PredictionService, runner: Any, program: Any) -> None:
+    """Open a data owner's HTTP side over its runner.
+
+    Called by a service in its ``__init__``. ``http.yaml`` is read from where ``SECURE_RUNNER_HTTP`` says;
+    without it only an embedded deployment opens, and asks nobody for a token.
+
+    Args:
+        service: the data owner's service.
+        runner: what it depends on, from :meth:`SecureRunner.for_model`.
+        program: the same program as a BentoML model.
+
+    Raises:
+        ConfigError: the HTTP settings are missing or wrong.
+    """
+    path = os.environ.get("SECURE_RUNNER_HTTP")
+    embedded = not os.environ.get("SECURE_RUNNER_CLUSTER")
+    settings = HttpSettings.load(Path(path) if path else None, embedded=embedded)
+    service.open_http(RunnerClient(runner, read_program(Path(program.path))), settings)
+
+
+class ComputingService:
+    """Base class of the services of parties that compute but answer no predictions.
+
+    A subclass has ``program`` and ``runner`` and names its role: ``class Helper(ComputingService, role="helper")``.
+    """
+
+    runner: Any
+    program: Any
+    _app: ClassVar[Starlette]
+    _role: ClassVar[Role]
+
+    def __init_subclass__(cls, role: Role, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._role = role
+        cls._app = Starlette()
+        bentoml.asgi_app(cls._app, path="/", name="secure-runner")(cls)
+
+    def __init__(self) -> None:
+        manifest = read_program(Path(self.program.path))
+        self._app.mount("/", create_refusing_app(manifest, self._role))
+
+    async def __is_ready__(self) -> bool:
+        """Whether a session is serving, within 1.5 s whatever state the runner is in."""
+        try:
+            status = await asyncio.wait_for(self.runner.status(), _READY_TIMEOUT_S)
+        except Exception:
+            return False
+        return bool(status["ready"])

@@ -1,0 +1,190 @@
+"""Organisations on hosts of their own: network namespaces, separate directories, nothing shared.
+
+Each organisation has a directory with its own BentoML home and certificate, a network namespace with an
+address on a common switch, and a Bento of its own. A recorder on the switch sees every packet between them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+HTTP_PORT = 3000
+_READY_TIMEOUT_S = 240.0
+
+
+def can_make_hosts() -> bool:
+    """Whether this machine lets tests make network namespaces."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        return False
+    probe = f"sr-probe-{secrets.token_hex(2)}"
+    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, check=False).returncode == 0
+    subprocess.run(["ip", "netns", "delete", probe], capture_output=True, check=False)
+    return made
+
+
+@dataclass
+class Network:
+    """A switch and the hosts on it."""
+
+    name: str = field(default_factory=lambda: f"sr{secrets.token_hex(2)}")
+    hosts: dict[str, str] = field(default_factory=dict)
+
+    def __enter__(self) -> Network:
+        self._ip("netns", "add", self._namespace("switch"))
+        self._in("switch", "ip", "link", "add", "bridge", "type", "bridge")
+        self._in("switch", "ip", "link", "set", "bridge", "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for host in [*self.hosts, "switch"]:
+            subprocess.run(["ip", "netns", "delete", self._namespace(host)], check=False, capture_output=True)
+
+    def add_host(self, host: str, *, mbit_per_s: int | None = None) -> str:
+        """A new host on the switch; returns its address."""
+        address = f"10.77.0.{len(self.hosts) + 10}"
+        port = f"p{len(self.hosts)}"
+        self.hosts[host] = address
+        self._ip("netns", "add", self._namespace(host))
+        names = ("peer", "name", port, "netns", self._namespace("switch"))
+        self._in(host, "ip", "link", "add", "eth0", "type", "veth", *names)
+        self._in("switch", "ip", "link", "set", port, "master", "bridge", "up")
+        self._in(host, "ip", "address", "add", f"{address}/24", "dev", "eth0")
+        self._in(host, "ip", "link", "set", "eth0", "up")
+        self._in(host, "ip", "link", "set", "lo", "up")
+        if mbit_per_s is not None:
+            shape = ("rate", f"{mbit_per_s}mbit", "burst", "64kb", "latency", "50ms")
+            self._in(host, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *shape)
+        return address
+
+    def command(self, host: str, *command: str) -> list[str]:
+        """The command, run on the host."""
+        return ["ip", "netns", "exec", self._namespace(host), *command]
+
+    def _in(self, host: str, *command: str) -> None:
+        subprocess.run(self.command(host, *command), check=True, capture_output=True)
+
+    def _ip(self, *arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+    def _namespace(self, host: str) -> str:
+        return f"{self.name}-{host}"
+
+
+@dataclass
+class Organisation:
+    """One party's people, machine and directory."""
+
+    name: str
+    network: Network
+    directory: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    server: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        (self.directory / "bentoml").mkdir(parents=True)
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.directory),
+            "BENTOML_HOME": str(self.directory / "bentoml"),
+            "BENTOML_DO_NOT_TRACK": "True",
+        }
+
+    @property
+    def log(self) -> str:
+        """What its server has said."""
+        return (self.directory / "serve.log").read_text(errors="replace")
+
+    def bentoml(self, *arguments: str) -> str:
+        """Run ``bentoml`` as this organisation; what it printed."""
+        command = [sys.executable, "-m", "bentoml", *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def serve(self, bento: str, **environment: str) -> None:
+        """Start serving a Bento on this organisation's host."""
+        command = [sys.executable, "-m", "bentoml", "serve", bento, "--port", str(HTTP_PORT)]
+        with (self.directory / "serve.log").open("ab") as log:
+            self.server = subprocess.Popen(
+                self.network.command(self.name, *command, "--timeout-graceful-shutdown", "5"),
+                cwd=self.directory,
+                env=self.environment | environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def stop(self) -> None:
+        """Stop serving."""
+        if self.server is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.server.pid, signal.SIGTERM)
+        try:
+            self.server.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.server.pid, signal.SIGKILL)
+            self.server.wait()
+        self.server = None
+
+    def wait_until_ready(self, timeout_s: float = _READY_TIMEOUT_S) -> None:
+        """Wait for ``/readyz``."""
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            assert self.server is not None
+            assert self.server.poll() is None, self.log[-3000:]
+            if self.request("GET", "/readyz")[0] == 200:
+                return
+            time.sleep(0.5)
+        raise AssertionError(f"{self.name} was not ready in {timeout_s} s:\n{self.log[-3000:]}")
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        client: str | None = None,
+        headers: Mapping[str, str] = {},
+    ) -> tuple[int, str]:
+        """One HTTP request to this organisation's service, by curl on ``client`` (its own host by default)."""
+        url = f"http://{self.network.hosts[self.name]}:{HTTP_PORT}{path}"
+        command = ["curl", "-s", "-m", "60", "-X", method, url, "-w", "\n%{http_code}"]
+        for name, value in headers.items():
+            command += ["-H", f"{name}: {value}"]
+        if body is not None:
+            command += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
+        done = subprocess.run(
+            self.network.command(client or self.name, *command), capture_output=True, text=True, check=False
+        )
+        text, _, status = done.stdout.rpartition("\n")
+        return int(status or 0), text
+
+
+@contextlib.contextmanager
+def recorded(network: Network, file: Path) -> Iterator[None]:
+    """Record every packet that crosses the switch, as length-prefixed Ethernet frames."""
+    command = network.command("switch", sys.executable, str(ROOT / "tests/e2e/record_packets.py"), str(file))
+    recorder = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert recorder.stdout is not None
+    recorder.stdout.readline()
+    try:
+        yield
+    finally:
+        recorder.terminate()
+        recorder.wait()
