@@ -50,7 +50,7 @@ class PartySettings(BaseModel):
     program_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Digest of the one program this party has audited; any other is refused."""
     dealer_key: str | None = None
-    """The dealer's public identity key (base64), from the dealer's own operator: never from the other party."""
+    """The dealer's public identity key (base64), from the dealer's operator: never from the other party."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> PartySettings:
@@ -67,8 +67,8 @@ class PartySettings(BaseModel):
             )
         if self.cluster.dealer not in (None, self.party) and self.dealer_key is None:
             raise ValueError(
-                f"dealer_key ({VARIABLES['dealer_key']}): missing, although cluster {self.cluster.name} has a "
-                f"dealer; ask the operator of {self.cluster.dealer} for its public identity key"
+                f"dealer_key ({VARIABLES['dealer_key']}): missing, although cluster {self.cluster.name} has "
+                f"a dealer; ask the operator of {self.cluster.dealer} for its public identity key"
             )
         return self
 
