@@ -70,6 +70,11 @@ ERROR_CODES: dict[str, ErrorCode] = {
         400, "Inputs have different numbers of rows.", "Send as many rows for each input."
     ),
     "too_many_rows": ErrorCode(400, "More rows than one request may have.", "Split the batch."),
+    "wrong_party": ErrorCode(
+        403,
+        "This service belongs to a party that must not see features.",
+        "Send the request to the data owner's own service.",
+    ),
     "unauthorized": ErrorCode(
         401, "No token was sent, or none that is known.", "Send `Authorization: Bearer <token>`."
     ),
@@ -92,7 +97,10 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "unsupported_encoding": ErrorCode(
         415, "The body is compressed, which is refused.", "Send it without `Content-Encoding`."
     ),
-    "overloaded": ErrorCode(429, "A queue is full.", "Try again after `Retry-After` seconds."),
+    "overloaded": ErrorCode(
+        429, "As many requests as the service holds are under way.", "Try again after `Retry-After` seconds."
+    ),
+    "queue_full": ErrorCode(429, "The runner's queue is full.", "Try again after `Retry-After` seconds."),
     "rate_limited": ErrorCode(
         429, "This client sends too many requests.", "Try again after `Retry-After` seconds."
     ),
@@ -103,6 +111,23 @@ ERROR_CODES: dict[str, ErrorCode] = {
         400, "The runner refused the request for a reason without a code of its own.", "The message says why."
     ),
     "internal": ErrorCode(500, "A defect in the service.", "Report it with the request id."),
+    "starting": ErrorCode(
+        503,
+        "The parties have no session yet.",
+        "Try again after `Retry-After` seconds; `/readyz` tells when.",
+    ),
+    "session_ended": ErrorCode(
+        503,
+        "The session ended under the request: a party or a link failed.",
+        "Try again after `Retry-After` seconds; the next session is being agreed on.",
+    ),
+    "runner_ended": ErrorCode(
+        503, "The runner's process ended under the request.", "Try again after `Retry-After` seconds."
+    ),
+    "runner_unreachable": ErrorCode(
+        503, "The runner's process cannot be reached.", "Try again after `Retry-After` seconds."
+    ),
+    "stopping": ErrorCode(503, "The service is stopping.", "Try again, at another replica if there is one."),
     "unavailable": ErrorCode(
         503, "No session is ready, or it ended under the request.", "Try again after `Retry-After` seconds."
     ),

@@ -12,7 +12,7 @@ from secure_runner.programs.manifest import Manifest
 __all__ = ["openapi_document"]
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
-_PREDICTION_STATUSES = (400, 401, 404, 406, 408, 413, 415, 429, 500, 503, 504)
+_PREDICTION_STATUSES = (400, 401, 403, 404, 406, 408, 413, 415, 429, 500, 503, 504)
 
 
 def openapi_document(manifest: Manifest | None) -> dict[str, Any]:

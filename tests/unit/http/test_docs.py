@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,19 @@ def test_tables_follow_the_code(marker: str, rows: list[str]) -> None:
     assert found
     _head, _line, *table = rest.split("\n\n", 1)[0].split("\n")
     assert table == rows, "paste:\n" + "\n".join(rows)
+
+
+def test_every_code_that_the_runner_gives_is_in_the_table() -> None:
+    """Codes written in the runner and its sessions reach clients, so clients can look them up."""
+    source = PAGE.parents[1] / "secure_runner"
+    files = [
+        *(source / "runner").glob("*.py"),
+        *(source / "sessions").glob("*.py"),
+        *(source / "http").glob("*.py"),
+    ]
+    given = {code for file in files for code in re.findall(r"\bcode=\"([a-z_]+)\"", file.read_text())}
+    assert given
+    assert given <= set(ERROR_CODES)
 
 
 def test_every_route_is_described() -> None:
