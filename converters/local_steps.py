@@ -205,6 +205,35 @@ def lookup(xp: Any, index: Values, table: list[Any]) -> Values:
 
 
 @local_op
+def encode_labels(
+    xp: Any, x: Values, keys: list[Any], values: list[int], default: int, dtype: str = "int32"
+) -> Values:
+    """Categories -> their integer codes; what is no category gives ``default``."""
+    met = _met(xp, x, keys)
+    codes = xp.asarray(values, dtype=dtype)[xp.argmax(met, axis=-1)]
+    return xp.where(met.any(axis=-1), codes, xp.asarray(default, dtype=dtype))
+
+
+@local_op
+def one_hot_categories(xp: Any, x: Values, categories: list[Any], dtype: str = "float32") -> Values:
+    """Categories -> rows of 0 and 1 along a new last axis; what is no category gives zeros."""
+    return _met(xp, x, categories).astype(dtype)
+
+
+def _met(xp: Any, x: Values, keys: list[Any]) -> Values:
+    if keys and isinstance(keys[0], str):
+        return np.asarray(x).astype(str)[..., None] == np.asarray(keys, dtype=str)
+    return xp.expand_dims(x, -1) == xp.asarray(keys, dtype="int32" if x.dtype.kind in "iu" else "float32")
+
+
+@local_op
+def mark_missing(xp: Any, x: Values, replaced: float | None = None) -> tuple[Values, Values]:
+    """0 for missing values, and where they were, int32; missing is NaN, or the number ``replaced``."""
+    missing = xp.isnan(x) if replaced is None else x == replaced
+    return xp.where(missing, xp.zeros_like(x), x), missing.astype("int32")
+
+
+@local_op
 def reshape(xp: Any, x: Values, shape: list[int]) -> Values:
     """As numpy's reshape; one entry may be -1."""
     return x.reshape(tuple(shape))

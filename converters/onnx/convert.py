@@ -15,25 +15,21 @@ import converters.onnx.ops  # noqa: F401  registers the operators
 from converters.errors import InputSpecError, Problem, UnsupportedModelError
 from converters.local_steps import LocalStep, apply_steps
 from converters.model import ConversionReport, ConvertedModel, Numeric, TensorSpec
-from converters.onnx.dtypes import STRING, canonical, canonical_dtype
+from converters.onnx.dtypes import STRING, canonical_dtype
+from converters.onnx.encode import encode_inputs
 from converters.onnx.fold import fold_constants
-from converters.onnx.graph import Constants, Graph
+from converters.onnx.graph import Graph
 from converters.onnx.inputs import InputShapes, resolve_inputs
 from converters.onnx.labels import separate_labels
 from converters.onnx.load import load_graph, load_model
-from converters.onnx.structure import demanded_values, dependent_values
+from converters.onnx.secrets import Partition, check_public, partition, to_params
 from converters.onnx.trace import PrivateFunction, Tracer
 from converters.onnx.trees import lay_out_trees, round_thresholds
-from converters.onnx.values import is_public
 from converters.passes import Rewrites, chosen_passes
 from converters.trees import Formulation, Topology, TreeOptions
+from converters.trees.lift import lift_features
 
 __all__ = ["from_onnx"]
-
-_LARGEST_PUBLIC_FLOATS = 64
-"""Elements; more floats than that are no shape arithmetic, so they may be trained."""
-_TIED_ELEMENTS = 1024
-"""Equal arrays of at least this size are one tied weight; equal small ones are chance, which would tell."""
 
 
 def from_onnx(
@@ -75,22 +71,32 @@ def from_onnx(
     separate_labels(graph)
     fold_constants(graph)
     _record_shapes(graph)
-    if lay_out_trees(graph, tree_options):
+    if encode_inputs(graph):
         _record_shapes(graph)
-    applied = [entry.name for entry in chosen_passes(rewrites) if entry.apply(graph)]
+    ranges: dict[str, tuple[float, float]] = {}
+    if lay_out_trees(graph, tree_options):
+        ranges = lift_features(graph)
+        _record_shapes(graph)
+    applied = ["lift_features"] if ranges else []
+    applied += [entry.name for entry in chosen_passes(rewrites) if entry.apply(graph)]
     fold_constants(graph)
-    return _finish(graph, applied, frozenset(fixed))
+    return _finish(graph, applied, frozenset(fixed), ranges)
 
 
-def _finish(graph: Graph, applied: list[str], fixed: frozenset[str]) -> ConvertedModel:
-    numeric = Numeric()
+def _finish(
+    graph: Graph,
+    applied: list[str],
+    fixed: frozenset[str],
+    ranges: Mapping[str, tuple[float, float]],
+) -> ConvertedModel:
+    numeric = Numeric(input_ranges=ranges)
     round_thresholds(graph, numeric.fraction_bits)
-    demanded = frozenset(demanded_values(graph, dependent_values(graph)))
-    public, secret = _partition(graph, demanded | fixed)
-    tracer, results = _probe(graph, demanded, public, secret)
+    parts = partition(graph, fixed)
+    public = parts.public
+    tracer, results = _probe(graph, parts)
     public_names = [name for name in public if name in tracer.used_constants]
-    _check_public(graph, public, public_names)
-    params, aliases = _params(secret, tracer.used_params)
+    check_public(graph, public, [name for name in public_names if name not in fixed])
+    params, aliases = to_params(parts.secret, tracer.used_params)
     graph.constants = {name: public[name] for name in public_names}
     private_outputs = tuple(
         TensorSpec(name, str(np.dtype(first.dtype)), _common_shape(first.shape, second.shape))
@@ -113,7 +119,7 @@ def _finish(graph: Graph, applied: list[str], fixed: frozenset[str]) -> Converte
         outputs=_received(graph, private_outputs),
         private_inputs=tuple(graph.inputs),
         private_outputs=private_outputs,
-        private_predict=PrivateFunction(graph, demanded, aliases),
+        private_predict=PrivateFunction(graph, parts.demanded, aliases),
         encode=tuple(graph.encode),
         decode=tuple(graph.decode),
         numeric=numeric,
@@ -121,25 +127,13 @@ def _finish(graph: Graph, applied: list[str], fixed: frozenset[str]) -> Converte
     )
 
 
-def _partition(graph: Graph, demanded: frozenset[str]) -> tuple[Constants, Constants]:
-    """Constants that may be public, and those that are secret."""
-    public: Constants = {}
-    secret: Constants = {}
-    for name, value in graph.constants.items():
-        is_open = name in demanded or (name not in graph.derived and is_public(value))
-        (public if is_open else secret)[name] = value
-    return public, secret
-
-
-def _probe(
-    graph: Graph, demanded: frozenset[str], public: Constants, secret: Constants
-) -> tuple[Tracer, list[list[Any]]]:
+def _probe(graph: Graph, parts: Partition) -> tuple[Tracer, list[list[Any]]]:
     """Trace with abstract values at two batch sizes; all problems are raised at once."""
     problems: list[Problem] = []
     merged: Tracer | None = None
     results = []
     for batch in _probe_batches(graph):
-        tracer, outputs = _trace_abstract(graph, demanded, public, secret, batch, problems)
+        tracer, outputs = _trace_abstract(graph, parts, batch, problems)
         if problems:
             raise UnsupportedModelError(problems)
         results.append(outputs)
@@ -152,25 +146,20 @@ def _probe(
 
 
 def _trace_abstract(
-    graph: Graph,
-    demanded: frozenset[str],
-    public: Constants,
-    secret: Constants,
-    batch: int,
-    problems: list[Problem],
+    graph: Graph, parts: Partition, batch: int, problems: list[Problem]
 ) -> tuple[Tracer, list[Any]]:
     holder: list[Tracer] = []
     full = graph.constants
-    graph.constants = public
+    graph.constants = parts.public
 
     def function(params: dict[str, Any], *inputs: Any) -> dict[str, Any]:
-        tracer = Tracer(graph, demanded, {}, params, problems=problems)
+        tracer = Tracer(graph, parts.demanded, {}, params, problems=problems)
         holder.append(tracer)
         outputs = tracer.run(inputs)
         shapes = {name: value for name, value in tracer.traced.items() if name not in tracer.failed}
         return {"outputs": outputs, "values": _own_level(shapes, inputs)}
 
-    numeric = {name: value for name, value in secret.items() if value.dtype.kind in "fiub"}
+    numeric = {name: value for name, value in parts.secret.items() if value.dtype.kind in "fiub"}
     params = {
         name: jax.ShapeDtypeStruct(value.shape, canonical_dtype(value.dtype))
         for name, value in numeric.items()
@@ -201,11 +190,10 @@ def _abstract_dtype(spec: TensorSpec) -> str:
 
 def _record_shapes(graph: Graph) -> None:
     """Shapes of all values that can be traced now, for the passes. Problems are raised later."""
-    demanded = frozenset(demanded_values(graph, dependent_values(graph)))
-    public, secret = _partition(graph, demanded)
+    parts = partition(graph)
     runs = []
     for batch in _probe_batches(graph):
-        tracer, _ = _trace_abstract(graph, demanded, public, secret, batch, problems=[])
+        tracer, _ = _trace_abstract(graph, parts, batch, problems=[])
         runs.append(tracer.traced)
     for name, first in runs[0].items():
         second = runs[-1].get(name)
@@ -215,50 +203,6 @@ def _record_shapes(graph: Graph) -> None:
 
 def _common_shape(first: Sequence[int], second: Sequence[int]) -> tuple[int | None, ...]:
     return tuple(a if a == b else None for a, b in zip(first, second, strict=True))
-
-
-def _check_public(graph: Graph, public: Constants, names: list[str]) -> None:
-    large = [
-        name
-        for name in names
-        if public[name].dtype.kind == "f" and public[name].size > _LARGEST_PUBLIC_FLOATS
-    ]
-    problems = [
-        Problem(
-            node.name,
-            node.op,
-            node.domain,
-            node.version,
-            f"it needs the {public[name].size} floats of {name!r} while converting; they may be trained.",
-            "compute them inside the model from an input, or pass them as static={...} to make them public.",
-        )
-        for name in large
-        for node in graph.consumers().get(name, [])[:1]
-    ]
-    if problems:
-        raise UnsupportedModelError(problems)
-
-
-def _params(secret: Constants, used: set[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The secret weights that the program reads, tied ones once, and who shares whose name."""
-    params: dict[str, Any] = {}
-    aliases: dict[str, str] = {}
-    seen: dict[tuple[Any, ...], str] = {}
-    for name, raw in secret.items():
-        if name not in used:
-            continue
-        value = np.ascontiguousarray(canonical(raw)).reshape(raw.shape)
-        key = (value.dtype.str, value.shape, value.tobytes()) if _may_be_tied(value) else (name,)
-        first = seen.setdefault(key, name)
-        if first == name:
-            params[name] = value
-        else:
-            aliases[name] = first
-    return params, aliases
-
-
-def _may_be_tied(value: np.ndarray[Any, Any]) -> bool:
-    return value.size >= _TIED_ELEMENTS and bool((value != value.flat[0]).any())
 
 
 def _received(graph: Graph, private_outputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:

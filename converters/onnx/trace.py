@@ -17,7 +17,7 @@ import numpy as np
 
 from converters.errors import NodeError, Problem, UnsupportedModelError
 from converters.onnx.control import CONTROL
-from converters.onnx.dtypes import canonical
+from converters.onnx.dtypes import STRING, canonical
 from converters.onnx.fold import evaluate
 from converters.onnx.graph import Graph, NDArray, Node
 from converters.onnx.registry import INTERNAL, OpSpec, find, versions
@@ -173,6 +173,8 @@ class Tracer:
 
 
 def _as_input(value: Any, dtype: str) -> Any:
+    if dtype == STRING:
+        return value  # only its shape counts: the data owner maps it before anything is computed
     if isinstance(value, np.ndarray | np.generic):
         value = canonical(np.asarray(value))
     return jnp.asarray(value, dtype)

@@ -14,12 +14,12 @@ from converters.onnx.graph import Graph, Node
 from converters.onnx.registry import INTERNAL, ML
 from converters.trees.ensemble import Ensemble
 from converters.trees.layout import Layout, complete, describe, hidden_is_complete, path_blocks, public
+from converters.trees.lift import LAID_OUT
 from converters.trees.options import TreeOptions
 from converters.trees.rounding import on_grid
 
-__all__ = ["LAID_OUT", "lay_out_trees", "round_thresholds"]
+__all__ = ["lay_out_trees", "round_thresholds"]
 
-LAID_OUT = ("CompleteTrees", "HiddenTrees", "PublicTrees")
 _TREES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor", "TreeEnsemble")
 _OPSET = 13
 """Of the ordinary nodes that are made here."""

@@ -146,21 +146,17 @@ def canonical_ensemble(
 
 
 def _test(mode: str, values: Iterable[float]) -> list[np.float32]:
-    """Thresholds whose comparisons XOR to the test, on float32 features."""
+    """Thresholds whose comparisons XOR to the test, on float32 features.
+
+    A double becomes the nearest float32, as the feature that is compared with it does, so that ties stay.
+    """
     if mode == "BRANCH_LEQ":
-        return [_not_above(value) for value in values]
+        return [np.float32(value) for value in values]
     if mode == "BRANCH_LT":
         return [_below(value) for value in values]
-    return [bound for value in values for bound in (_not_above(value), _below(value))]
-
-
-def _not_above(value: float) -> np.float32:
-    """The largest float32 that is not above the value, which may be a float64."""
-    near = np.float32(value)
-    return near if float(near) <= value else np.nextafter(near, np.float32(-np.inf))
+    return [bound for value in values for bound in (np.float32(value), _below(value))]
 
 
 def _below(value: float) -> np.float32:
-    """The largest float32 below the value."""
-    near = np.float32(value)
-    return near if float(near) < value else np.nextafter(near, np.float32(-np.inf))
+    """The float32 before the value."""
+    return np.float32(np.nextafter(np.float32(value), np.float32(-np.inf)))
