@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import trustme
 
 from secure_runner.config import Cluster, PartySettings, embedded_cluster
+
+if TYPE_CHECKING:
+    # Slow to import, and not needed by every test.
+    from converters import ConvertedModel
+    from secure_runner.runner.deployment import Deployment
+    from secure_runner.sessions.keeper import PartyFiles
 
 
 @dataclass
@@ -70,3 +81,154 @@ def tls_cluster(tmp_path: Path) -> Callable[..., TlsCluster]:
         return made
 
     return make
+
+
+@dataclass(frozen=True)
+class SmallModel:
+    """A perceptron 6-8-2 with a sigmoid, in JAX and in numpy."""
+
+    model: ConvertedModel
+    rows: np.ndarray
+
+    @classmethod
+    def make(cls, seed: int) -> SmallModel:
+        """Weights and 64 rows of features from one seed."""
+        from converters import ConvertedModel, TensorSpec
+
+        draw = np.random.default_rng(seed)
+        params = {
+            "hidden/kernel": draw.normal(size=(6, 8)),
+            "hidden/bias": draw.normal(size=8),
+            "out/kernel": draw.normal(size=(8, 2)),
+            "out/bias": draw.normal(size=2),
+        }
+        x, y = TensorSpec("x", "float32", (None, 6)), TensorSpec("y", "float32", (None, 2))
+        model = ConvertedModel(
+            params={name: value.astype(np.float32) for name, value in params.items()},
+            inputs=(x,),
+            outputs=(y,),
+            private_inputs=(x,),
+            private_outputs=(y,),
+            private_predict=_perceptron,
+        )
+        return cls(model, draw.normal(scale=2.0, size=(64, 6)).astype(np.float32))
+
+    def expected(self, rows: np.ndarray) -> np.ndarray:
+        """The predictions in float64."""
+        params = {name: value.astype(np.float64) for name, value in self.model.params.items()}
+        hidden = np.maximum(rows @ params["hidden/kernel"] + params["hidden/bias"], 0)
+        return 1 / (1 + np.exp(-(hidden @ params["out/kernel"] + params["out/bias"])))
+
+    def save(self, directory: Path) -> PartyFiles:
+        """Compile for all protocols and write program and params apart."""
+        from secure_runner.programs.build import build_program
+        from secure_runner.programs.files import write_program
+        from secure_runner.sessions.keeper import PartyFiles
+
+        program, params = directory / "program", directory / "params.npz"
+        program.mkdir(parents=True)
+        # The transcripts for a dealer come with semi2k; the executables are those of every protocol.
+        manifest, files = build_program("small", self.model, protocol="semi2k", batch_sizes=(1, 8))
+        write_program(program, manifest, files)
+        np.savez(params, **self.model.params)
+        return PartyFiles(program, params)
+
+
+def _perceptron(params: Any, x: Any) -> tuple[Any]:
+    import jax
+
+    hidden = jax.numpy.maximum(x @ params["hidden/kernel"] + params["hidden/bias"], 0)
+    return (jax.nn.sigmoid(hidden @ params["out/kernel"] + params["out/bias"]),)
+
+
+class Deployed:
+    """An embedded deployment in an event loop of its own, for tests that are not asynchronous themselves."""
+
+    def __init__(self, files: PartyFiles, **options: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        # Party processes end with the thread that started them: it lives as long as the deployment.
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.deployment: Deployment = self._call(self._make(files, options))
+
+    async def _make(self, files: PartyFiles, options: dict[str, Any]) -> Deployment:
+        from secure_runner.runner.deployment import Deployment
+
+        deployment = Deployment(files, None, **options)
+        await deployment.start()
+        return deployment
+
+    def _call(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float = 180) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
+
+    def submit(self, rows: np.ndarray, deadline_s: float | None = None) -> Future[dict[str, np.ndarray]]:
+        """Ask for predictions; the answer comes later."""
+        asked = self.deployment.predict({"x": rows}, client=None, deadline_s=deadline_s)
+        return asyncio.run_coroutine_threadsafe(asked, self._loop)
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """Ask for predictions and wait."""
+        return self.submit(rows).result(120)["y"]
+
+    @property
+    def ready(self) -> bool:
+        """Whether a session serves."""
+        return bool(self.deployment.status()["ready"])
+
+    @property
+    def epoch(self) -> int:
+        """The number of the latest session."""
+        return int(self.deployment.status()["lanes"][0]["epoch"])
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """Party → process id, of the parties in session."""
+        return dict(self.deployment.status()["lanes"][0]["processes"])
+
+    def wait_ready(self, timeout_s: float = 120) -> None:
+        """Wait until a session serves."""
+        self.wait_until(lambda: self.ready, timeout_s)
+
+    @staticmethod
+    def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
+        """Poll; fails after ``timeout_s``."""
+        until = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < until, f"not so within {timeout_s} s"
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End everything; the second time, do nothing."""
+        if self._loop.is_closed():
+            return
+        self._call(self.deployment.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.fixture(scope="session")
+def small_model() -> SmallModel:
+    """The model that tests of sessions serve."""
+    return SmallModel.make(seed=1)
+
+
+@pytest.fixture(scope="session")
+def small_files(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> PartyFiles:
+    """Its program and params."""
+    return small_model.save(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def deploy(small_files: PartyFiles) -> Iterator[Callable[..., Deployed]]:
+    """Starts embedded deployments, ready to serve; ends them after the module."""
+    made: list[Deployed] = []
+
+    def start(**options: Any) -> Deployed:
+        made.append(Deployed(small_files, **options))
+        made[-1].wait_ready()
+        return made[-1]
+
+    yield start
+    for deployed in made:
+        deployed.stop()

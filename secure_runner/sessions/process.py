@@ -198,6 +198,9 @@ class PartyProcess:
                 # Whoever waits sees it; nobody waiting is no error.
                 waiting.exception()
         self._writer.close()
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
         level = logging.INFO if reason == "ended" else logging.WARNING
         _log.log(level, "party %s: process %d ended (%s)", self.party, self.pid, reason)
 
