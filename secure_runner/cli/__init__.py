@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -12,10 +13,14 @@ from secure_runner.errors import SecureRunnerError
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS: dict[str, str] = {
+    "build": "Build the Bento of each party from a saved model.",
     "certs": "Make certificates: a development authority, parties' certificates, renewal.",
+    "import": "Convert a model, compile it, save program and params.",
+    "inspect": "Show a program: what it computes, and who learns what.",
     "predict": "Score a file of rows through the data owner's service.",
 }
-"""Subcommand to its one-line help. Its function bears its name, in the module of that name."""
+"""Subcommand to its one-line help. Its function bears its name, in the module of that name; where that is a
+Python keyword, with an underscore behind."""
 
 
 class _LazyGroup(click.Group):
@@ -27,7 +32,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(f"secure_runner.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_") + ("_" if iskeyword(cmd_name) else "")
+        command = getattr(import_module(f"secure_runner.cli.{name}"), name)
         assert isinstance(command, click.Command)
         return command
 
