@@ -20,6 +20,7 @@ from secure_runner.programs.manifest import (
     TensorSpec,
 )
 from secure_runner.programs.names import output_name
+from secure_runner.programs.preflight import check_lowered
 from secure_runner.programs.transcripts import record_transcripts
 from secure_runner.protocols import ProtocolName
 
@@ -89,6 +90,7 @@ def _compile(
     model: ConvertedModel, params: Sequence[TensorSpec], inputs: Sequence[TensorSpec], sizes: Sequence[int]
 ) -> dict[int, bytes]:
     ladder = [lower(model.private_predict, params, inputs, size) for size in sizes]
+    check_lowered(ladder[0])
     compiled = compile_ladder(ladder, [output_name(tensor.name) for tensor in model.private_outputs])
     for code in compiled:
         check_no_leak(code.decode("utf-8", errors="ignore"), model.params)

@@ -45,7 +45,7 @@ def lower(
 
     Raises:
         LeakError: the function closes over arrays, which SPU would make public.
-        ProgramError: it cannot be traced for this batch size.
+        ProgramError: it cannot be traced or lowered for this batch size.
     """
     param_specs = {tensor.name: _abstract(tensor, batch_size) for tensor in params}
     input_specs = [_abstract(tensor, batch_size) for tensor in inputs]
@@ -54,7 +54,10 @@ def lower(
     except Exception as error:
         raise ProgramError(f"the model cannot be traced for a batch of {batch_size}: {error}") from error
     _refuse_captured_arrays(closed.consts)
-    hlo, shapes = _to_hlo(function, param_specs, *input_specs)
+    try:
+        hlo, shapes = _to_hlo(function, param_specs, *input_specs)
+    except Exception as error:  # a callback, for example, has no lowering without Python
+        raise ProgramError(f"the model cannot be lowered for a batch of {batch_size}: {error}") from error
     names = [*(param_name(name) for name in sorted(param_specs)), *(input_name(t.name) for t in inputs)]
     return Lowered(
         batch_size=batch_size,

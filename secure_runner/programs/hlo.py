@@ -1,0 +1,200 @@
+"""Reading lowered programs: instructions, shapes, and which values are secret.
+
+Secrecy flows from the arguments (params and inputs are all secret) through every operation; constants, shapes
+and what is computed from them alone are public.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["HloModule", "Instruction", "read_hlo"]
+
+Secrecy = bool | tuple["Secrecy", ...]
+
+_HEAD = re.compile(r"^(?P<entry>ENTRY )?(?P<name>[\w.\-]+)(?: \(.*\) -> .*)? \{$")
+_LINE = re.compile(
+    r"^\s+(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>\(.*?\)|\S+) "
+    r"(?P<op>[\w\-]+)\((?P<args>.*?)\)(?P<rest>.*)$"
+)
+_ARRAY = re.compile(r"(?P<dtype>[a-z]\w*)\[(?P<dims>[\d,]*)\]")
+_CALLED = re.compile(r"(?:to_apply|condition|body|calls)=%?(?P<name>[\w.\-]+)")
+_NO_INPUT = {"constant", "iota", "rng", "rng-bit-generator", "partition-id", "replica-id"}
+
+
+@dataclass(frozen=True)
+class Array:
+    """Dtype in XLA's spelling, and dimensions."""
+
+    dtype: str
+    dims: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.dims)
+
+
+@dataclass
+class Instruction:
+    """One operation of a lowered program."""
+
+    name: str
+    op: str
+    arrays: tuple[Array, ...]
+    """Its results."""
+    operands: tuple[str, ...]
+    text: str
+    """Everything behind the operands: attributes."""
+    root: bool = False
+
+    @property
+    def array(self) -> Array:
+        """Its one result."""
+        return self.arrays[0] if self.arrays else Array("token", ())
+
+    def called(self, attribute: str) -> str:
+        """Name of a computation that an attribute refers to."""
+        match = re.search(rf"{attribute}=%?([\w.\-]+)", self.text)
+        assert match is not None, f"{self.op} without {attribute}"
+        return match[1]
+
+    def attribute(self, name: str) -> str:
+        """Text of an attribute, empty where there is none."""
+        match = re.search(rf"\b{name}=(\{{[^}}]*\}}|[\w.\->]+)", self.text)
+        return "" if match is None else match[1]
+
+
+@dataclass(frozen=True)
+class Use:
+    """One execution site of an instruction."""
+
+    instruction: Instruction
+    operands: tuple[Array, ...]
+    secret: tuple[bool, ...]
+    """For each operand, whether any of it is secret."""
+    times: int
+    """How often it runs, where loops have a public length."""
+
+
+@dataclass
+class HloModule:
+    """A lowered program."""
+
+    computations: Mapping[str, Sequence[Instruction]]
+    entry: str
+    secret_loops: list[Instruction] = field(default_factory=list)
+    """Loops whose length depends on a secret, found by `uses`."""
+
+    def uses(self) -> Iterator[Use]:
+        """Every instruction that runs, with the secrecy of its operands; helpers of reductions left out."""
+        entry = self.computations[self.entry]
+        count = sum(1 for instruction in entry if instruction.op == "parameter")
+        found: list[Use] = []
+        self.secret_loops = []
+        self._run(self.entry, [True] * count, 1, found)
+        yield from found
+
+    def _run(self, name: str, arguments: Sequence[Secrecy], times: int, found: list[Use] | None) -> Secrecy:
+        known: dict[str, Secrecy] = {}
+        shapes: dict[str, Array] = {}
+        result: Secrecy = False
+        for instruction in self.computations[name]:
+            shapes[instruction.name] = instruction.array
+            operands = [known[operand] for operand in instruction.operands if operand in known]
+            known[instruction.name] = self._secrecy(instruction, operands, arguments, times, found)
+            if found is not None and instruction.op not in ("parameter", "tuple", "get-tuple-element"):
+                arrays = tuple(shapes[operand] for operand in instruction.operands if operand in shapes)
+                found.append(Use(instruction, arrays, tuple(_any(value) for value in operands), times))
+            if instruction.root:
+                result = known[instruction.name]
+        return result
+
+    def _secrecy(
+        self,
+        instruction: Instruction,
+        operands: list[Secrecy],
+        arguments: Sequence[Secrecy],
+        times: int,
+        found: list[Use] | None,
+    ) -> Secrecy:
+        op = instruction.op
+        if op == "parameter":
+            return arguments[int(instruction.text)]
+        if op in _NO_INPUT:
+            return False
+        if op == "tuple":
+            return tuple(operands)
+        if op == "get-tuple-element":
+            whole = operands[0]
+            return whole[int(instruction.attribute("index"))] if isinstance(whole, tuple) else whole
+        if op == "call":
+            return self._run(instruction.called("to_apply"), operands, times, found)
+        if op == "while":
+            return self._loop(instruction, operands[0], times, found)
+        secret = any(_any(operand) for operand in operands)
+        return (secret,) * len(instruction.arrays) if len(instruction.arrays) > 1 else secret
+
+    def _loop(
+        self, instruction: Instruction, carried: Secrecy, times: int, found: list[Use] | None
+    ) -> Secrecy:
+        body, condition = instruction.called("body"), instruction.called("condition")
+        while (after := _union(carried, self._run(body, [carried], times, None))) != carried:
+            carried = after
+        if _any(self._run(condition, [carried], times, None)) and found is not None:
+            self.secret_loops.append(instruction)
+        if found is not None:
+            self._run(body, [carried], times * self._length(condition), found)
+        return carried
+
+    def _length(self, condition: str) -> int:
+        """Rounds of a counting loop: the largest integer that its condition compares with."""
+        numbers = [
+            int(instruction.text)
+            for instruction in self.computations[condition]
+            if instruction.op == "constant" and re.fullmatch(r"\d+", instruction.text)
+        ]
+        return max(numbers, default=1)
+
+
+def _any(value: Secrecy) -> bool:
+    return any(_any(part) for part in value) if isinstance(value, tuple) else value
+
+
+def _union(first: Secrecy, second: Secrecy) -> Secrecy:
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        return tuple(_union(a, b) for a, b in zip(first, second, strict=True))
+    return _any(first) or _any(second)
+
+
+def read_hlo(hlo: bytes) -> HloModule:
+    """Read a serialised HLO module, as `secure_runner.programs.lowering.lower` makes it."""
+    from jax._src.lib import xla_client
+
+    computations: dict[str, list[Instruction]] = {}
+    entry, current = "", ""
+    for line in xla_client.XlaComputation(hlo).as_hlo_text().splitlines():
+        head = _HEAD.match(line)
+        if head is not None:
+            current = head["name"]
+            computations[current] = []
+            entry = current if head["entry"] else entry
+            continue
+        match = _LINE.match(line)
+        if match is not None and current:
+            computations[current].append(_instruction(match))
+    return HloModule(computations, entry)
+
+
+def _instruction(match: re.Match[str]) -> Instruction:
+    arrays = tuple(
+        Array(found["dtype"], tuple(int(dim) for dim in found["dims"].split(",") if dim))
+        for found in _ARRAY.finditer(match["type"])
+    )
+    literal = match["op"] in ("parameter", "constant")
+    operands = () if literal else tuple(name.strip().lstrip("%") for name in match["args"].split(",") if name)
+    text = match["args"] if literal else match["rest"]
+    return Instruction(match["name"], match["op"], arrays, operands, text, bool(match["root"]))
