@@ -22,6 +22,7 @@ from _bentoml_sdk.io_models import IODescriptor
 from starlette.requests import Request
 from starlette.responses import Response
 
+from secure_runner.heap import settle_heap
 from secure_runner.http.api import PredictionApi
 from secure_runner.http.app import create_app
 from secure_runner.http.schemas import inputs_schema, outputs_schema
@@ -103,6 +104,11 @@ class PredictionService:
     ) -> None:
         """Start answering predictions; before this call they get 503."""
         self.http_api.bind(predictor, settings, observe)
+
+    @bentoml.on_startup
+    def settle(self) -> None:
+        """Keep the garbage collector away from what imports have left."""
+        settle_heap()
 
     async def __is_ready__(self) -> bool:
         """What ``/readyz`` says, within 1.5 s whatever state the runner is in."""
