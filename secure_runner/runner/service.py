@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import bentoml
+from starlette.applications import Starlette
 
 from secure_runner.config import PartySettings
 from secure_runner.errors import ProgramError, SecureRunnerError
 from secure_runner.frames import Array
 from secure_runner.heap import settle_heap
+from secure_runner.http.refusal import create_refusing_app
+from secure_runner.http.service import PredictionService
+from secure_runner.http.settings import HttpSettings
 from secure_runner.http.types import Arrays
+from secure_runner.programs.files import read_program
 from secure_runner.programs.manifest import Manifest
 from secure_runner.programs.store import PARAMS_FILE, params_tag
-from secure_runner.protocols import ProtocolName
+from secure_runner.protocols import ProtocolName, Role
 from secure_runner.runner.calls import CallClient, CallServer
 from secure_runner.runner.deployment import Deployment, PartyFiles
 from secure_runner.runner.exchange import answer_of, failure, request_of, to_answer, to_request
 
-__all__ = ["RunnerClient", "SecureRunner"]
+__all__ = ["ComputingService", "RunnerClient", "SecureRunner", "open_predictions"]
 
 _log = logging.getLogger(__name__)
 
 # BentoML closes its session to a runner after 100 requests, with calls in flight, unless told otherwise.
 _CONNECTION = {"max_requests": 2**31, "max_age": 1e9}
 _TRAFFIC = {"timeout": 330, "max_concurrency": 4096}
+_READY_TIMEOUT_S = 1.5
 
 
 class SecureRunner:
@@ -110,11 +117,6 @@ class _RunnerService:
         """What this runner is doing."""
         return self._deployment.status()
 
-    @bentoml.api
-    async def manifest(self) -> str:
-        """The program's manifest as JSON."""
-        return self._deployment.manifest.model_dump_json()
-
     def _params_file(self) -> Path | None:
         if self.params is None:
             return None
@@ -145,3 +147,53 @@ class RunnerClient:
         """See ``Predictor.ready``."""
         status = await self._runner.status()
         return bool(status["ready"]), str(status["state"])
+
+
+def open_predictions(service: PredictionService, runner: Any, program: Any) -> None:
+    """Open a data owner's HTTP side over its runner.
+
+    Called by a service in its ``__init__``. ``http.yaml`` is read from where ``SECURE_RUNNER_HTTP`` says;
+    without it only an embedded deployment opens, and asks nobody for a token.
+
+    Args:
+        service: the data owner's service.
+        runner: what it depends on, from :meth:`SecureRunner.for_model`.
+        program: the same program as a BentoML model.
+
+    Raises:
+        ConfigError: the HTTP settings are missing or wrong.
+    """
+    path = os.environ.get("SECURE_RUNNER_HTTP")
+    embedded = not os.environ.get("SECURE_RUNNER_CLUSTER")
+    settings = HttpSettings.load(Path(path) if path else None, embedded=embedded)
+    service.open_http(RunnerClient(runner, read_program(Path(program.path))), settings)
+
+
+class ComputingService:
+    """Base class of the services of parties that compute but answer no predictions.
+
+    A subclass has ``program`` and ``runner`` and names its role: ``class Helper(ComputingService, role="helper")``.
+    """
+
+    runner: Any
+    program: Any
+    _app: ClassVar[Starlette]
+    _role: ClassVar[Role]
+
+    def __init_subclass__(cls, role: Role, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._role = role
+        cls._app = Starlette()
+        bentoml.asgi_app(cls._app, path="/", name="secure-runner")(cls)
+
+    def __init__(self) -> None:
+        manifest = read_program(Path(self.program.path))
+        self._app.mount("/", create_refusing_app(manifest, self._role))
+
+    async def __is_ready__(self) -> bool:
+        """Whether a session is serving, within 1.5 s whatever state the runner is in."""
+        try:
+            status = await asyncio.wait_for(self.runner.status(), _READY_TIMEOUT_S)
+        except Exception:
+            return False
+        return bool(status["ready"])
