@@ -129,7 +129,7 @@ class _RunnerService:
 
 
 class RunnerClient:
-    """The API service's side: a ``Predictor`` (:mod:`secure_runner.http.types`) over the runner it depends on."""
+    """The API service's side: a predictor (:mod:`secure_runner.http.types`) over the runner it depends on."""
 
     def __init__(self, runner: Any, manifest: Manifest) -> None:
         self._runner = runner
@@ -172,7 +172,8 @@ def open_predictions(service: PredictionService, runner: Any, program: Any) -> N
 class ComputingService:
     """Base class of the services of parties that compute but answer no predictions.
 
-    A subclass has ``program`` and ``runner`` and names its role: ``class Helper(ComputingService, role="helper")``.
+    A subclass has ``program`` and ``runner``, and names its role:
+    ``class Helper(ComputingService, role="helper")``.
     """
 
     runner: Any
