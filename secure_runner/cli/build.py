@@ -56,15 +56,17 @@ def build(model: str, directory: Path | None) -> None:
     console = Console(highlight=False)
     for role in roles:
         arguments = {} if role == "dealer" else {"model": tag}
+        name = f"{tag.partition(':')[0]}-{role.replace('_', '-')}"
         try:
             with console.status(f"building the Bento of the {role.replace('_', ' ')}"):
                 bento = bentoml.bentos.build_bentofile(
-                    "bentofile.yaml", service=SERVICES[role], build_ctx=".", args=arguments
+                    "bentofile.yaml", service=SERVICES[role], name=name, build_ctx=".", args=arguments
                 )
         except BentoMLException as error:
             raise ConfigError(f"BentoML could not build the Bento of {role}: {error}") from error
         exported = ""
         if directory is not None and role != "model_owner":
             directory.mkdir(parents=True, exist_ok=True)
-            exported = f"  → {bentoml.bentos.export_bento(str(bento.tag), str(directory / f'{role}.bento'))}"
-        console.print(f"{role:12} {bento.tag}{exported}")
+            path = bentoml.bentos.export_bento(str(bento.tag), str(directory / f"{name}.bento"))
+            exported = f"  → {path}"
+        console.print(f"{role:12} {bento.tag}{exported}", soft_wrap=True)

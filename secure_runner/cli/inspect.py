@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from secure_runner.programs.files import read_program
@@ -41,11 +42,13 @@ def inspect(program: str, as_json: bool) -> None:
     console.print(_summary(manifest))
     console.print(_who_learns_what(manifest))
     for statement in manifest.statements:
-        console.print(f"• {statement}")
+        console.print(f"• {escape(statement)}")
 
 
 def _summary(manifest: Manifest) -> Table:
     table = Table(title=f"Program {manifest.name}", show_header=False)
+    table.add_column(no_wrap=False)
+    table.add_column(overflow="fold")
     numeric = manifest.numeric
     rows = {
         "digest": manifest.digest,
@@ -64,7 +67,7 @@ def _summary(manifest: Manifest) -> Table:
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items())),
     }
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     return table
 
 
