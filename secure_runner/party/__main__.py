@@ -5,7 +5,6 @@ The name is for people who look at a list of processes; the session says which p
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -14,16 +13,15 @@ import sys
 from typing import NoReturn
 
 from secure_runner.frames import Frame, Kind
+from secure_runner.lifetime import end_with_parent
 from secure_runner.party.exit import FailureCode, end_process
 from secure_runner.party.pipe import Pipe
 from secure_runner.party.spec import SessionSpec
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main() -> NoReturn:
     """Import what takes long, say so, wait for the session, serve it, end."""
-    die_with_parent()
+    end_with_parent()
     # The runner ends this process itself, after the requests in flight: a terminal's Ctrl-C and a server's
     # SIGTERM reach the whole process group and must not get there first.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -57,14 +55,6 @@ def serve_session(pipe: Pipe) -> NoReturn:
     except BaseException as error:
         end_process(pipe, FailureCode.CLUSTER, error)
     end_process(pipe, FailureCode.LINK, RuntimeError("the session ended"))
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its runner is gone, however it went."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() == 1:
-        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,144 @@
+"""Parties that die or hang: noticed at once, replaced by new processes, and never a wrong answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from secure_runner.errors import UnavailableError
+
+PARTIES = ("model-owner", "data-owner", "helper")
+ATOL = 1e-3
+# The link itself notices a dead peer after its receive timeout of 30 s, a run after 120 s.
+NOTICED_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def deployed(deploy):
+    return deploy(protocol="aby3")
+
+
+class Load:
+    """Requests one after the other from several clients; every outcome is kept."""
+
+    def __init__(self, deployed, small_model, clients: int = 4) -> None:
+        self._deployed = deployed
+        self._model = small_model
+        self._over = threading.Event()
+        self.right = 0
+        self.errors: list[Exception] = []
+        self.largest_error = 0.0
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(clients)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, number: int) -> None:
+        draw = np.random.default_rng(number)
+        while not self._over.is_set():
+            rows = self._model.rows[draw.integers(0, 64, size=draw.integers(1, 12))]
+            try:
+                answer = self._deployed.predict(rows)
+            except Exception as error:
+                self.errors.append(error)
+                time.sleep(0.05)
+                continue
+            assert answer.shape == (len(rows), 2)
+            error = np.abs(answer - self._model.expected(rows)).max()
+            self.largest_error = max(self.largest_error, float(error))
+            self.right += error <= ATOL
+
+
+def _all_gone(pids: dict[str, int]) -> bool:
+    return not any(psutil.pid_exists(pid) for pid in pids.values())
+
+
+@pytest.mark.parametrize("party", PARTIES)
+def test_a_killed_party_ends_the_session_and_the_next_one_serves(deployed, small_model, party):
+    """Under load: not ready at once, all processes replaced, only right answers or UnavailableError.
+
+    A request that was in flight is answered by the next session: one death costs its client time only.
+    """
+    deployed.wait_ready()
+    before, epoch = deployed.processes, deployed.epoch
+    assert set(before) == set(PARTIES)
+    with Load(deployed, small_model) as load:
+        deployed.wait_until(lambda: load.right > 5, 60)
+        many = np.tile(small_model.rows, (8, 1))
+        in_flight = deployed.submit(many)
+        time.sleep(0.1)
+        assert not in_flight.done(), "it must be in flight for this to show anything"
+        os.kill(before[party], signal.SIGKILL)
+        deployed.wait_until(lambda: not deployed.ready, NOTICED_S)
+        deployed.wait_until(lambda: _all_gone(before), NOTICED_S)
+        deployed.wait_ready()
+        served = load.right
+        deployed.wait_until(lambda: load.right > served + 5, 60)
+        answer = in_flight.result(120)["y"]
+    np.testing.assert_allclose(answer, small_model.expected(many), rtol=0, atol=ATOL)
+    assert deployed.epoch == epoch + 1
+    assert not set(before.values()) & set(deployed.processes.values())
+    assert load.largest_error <= ATOL
+    assert all(isinstance(error, UnavailableError) for error in load.errors), load.errors
+
+
+def test_a_party_that_hangs_is_replaced(deployed, small_model):
+    """A process that lives but does not answer ends the session as a dead one does."""
+    deployed.wait_ready()
+    before, epoch = deployed.processes, deployed.epoch
+    os.kill(before["helper"], signal.SIGSTOP)
+    in_flight = deployed.submit(small_model.rows[:3])
+    deployed.wait_until(lambda: deployed.epoch > epoch, 60)
+    deployed.wait_ready()
+    assert _all_gone(before)
+    np.testing.assert_allclose(
+        in_flight.result(120)["y"], small_model.expected(small_model.rows[:3]), rtol=0, atol=ATOL
+    )
+
+
+def test_a_party_that_dies_while_its_session_starts_is_replaced(deployed, small_model):
+    """Also before the session serves."""
+    deployed.wait_ready()
+    epoch = deployed.epoch
+    os.kill(deployed.processes["helper"], signal.SIGKILL)
+    deployed.wait_until(lambda: deployed.epoch > epoch and len(deployed.processes) == 3, 60)
+    os.kill(deployed.processes["model-owner"], signal.SIGKILL)
+    deployed.wait_until(lambda: deployed.epoch > epoch + 1, 60)
+    deployed.wait_ready()
+    np.testing.assert_allclose(
+        deployed.predict(small_model.rows), small_model.expected(small_model.rows), rtol=0, atol=ATOL
+    )
+
+
+def test_stopping_leaves_no_process_and_no_port(deployed, small_model):
+    """Requests in flight end, every child is gone, every port can be bound again. It comes last."""
+    deployed.wait_ready()
+    in_session = set(deployed.processes.values())
+    started = [child for child in psutil.Process().children() if "secure_runner.party" in child.cmdline()]
+    assert in_session <= {child.pid for child in started}
+    in_flight = deployed.submit(np.tile(small_model.rows, (8, 1)))
+    deployed.stop()
+    assert in_flight.done()
+    assert isinstance(in_flight.exception(), (UnavailableError, type(None)))
+    _, alive = psutil.wait_procs(started, timeout=5)
+    assert not alive
+    cluster = deployed.deployment.cluster
+    for party in cluster.parties.values():
+        for port in range(party.port, party.port + cluster.port_count):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
