@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.adjusting_party import seal
+from secure_runner.dealer import sm2
 from secure_runner.dealer.sm2 import DecryptionError, PrivateKey
 
 _KEY = PrivateKey()
@@ -49,6 +51,21 @@ def test_every_changed_byte_is_noticed() -> None:
         changed[at] ^= 0x01
         with pytest.raises(DecryptionError):
             _KEY.decrypt(bytes(changed))
+
+
+def test_points_off_the_curve_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the tag fits: multiplying such a point would tell parts of the key (invalid curves)."""
+    # The blinding would spoil the attack too; without it, the check alone has to stop it.
+    monkeypatch.setattr(sm2, "_BLINDING_BITS", 0)
+    seed, point = os.urandom(16), (5, 7)
+    x, y = (part.to_bytes(32, "big") for part in sm2._multiply(_KEY._d, point))
+    mask = hashlib.new("sm3", x + y + (1).to_bytes(4, "big")).digest()
+    tag = hashlib.new("sm3", x + seed + y).digest()
+    masked = bytes(a ^ b for a, b in zip(seed, mask, strict=False))
+    content = b"\x02\x01\x05\x02\x01\x07\x04\x20" + tag + b"\x04\x10" + masked
+
+    with pytest.raises(DecryptionError, match="not on the curve"):
+        _KEY.decrypt(b"\x30" + bytes([len(content)]) + content)
 
 
 @given(data=st.binary(max_size=160))
