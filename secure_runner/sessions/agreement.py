@@ -12,7 +12,7 @@ from secure_runner.errors import AgreementError
 from secure_runner.programs.manifest import Manifest
 from secure_runner.sessions.messages import Hello
 
-__all__ = ["AGREED_PACKAGES", "compare_clocks", "compare_hello", "make_hello"]
+__all__ = ["AGREED_PACKAGES", "compare_clocks", "compare_hello", "differences", "make_hello"]
 
 AGREED_PACKAGES = ("secure-runner", "secretflow", "spu", "jax")
 """Packages whose versions must be the same at all parties."""
@@ -37,22 +37,34 @@ def make_hello(settings: PartySettings, manifest: Manifest | None) -> Hello:
 def compare_hello(
     mine: Hello, theirs: Hello, *, both_compute: bool = True, pinned_program_digest: str | None = None
 ) -> None:
-    """Compare what two parties have.
+    """Compare what two parties have. Arguments as :func:`differences`.
+
+    Raises:
+        AgreementError: they differ; one line for each difference, with both values and both parties.
+    """
+    found = differences(mine, theirs, both_compute=both_compute, pinned_program_digest=pinned_program_digest)
+    if found:
+        raise AgreementError(
+            f"{mine.party} and {theirs.party} do not agree:\n" + "\n".join(f"  - {line}" for line in found)
+        )
+
+
+def differences(
+    mine: Hello, theirs: Hello, *, both_compute: bool = True, pinned_program_digest: str | None = None
+) -> list[str]:
+    """What two parties differ in: a sentence each, with both values, both parties and what to do.
 
     Args:
         mine: this party's.
         theirs: the peer's, whose name the connection has already verified.
         both_compute: whether both must have the program; a dealer has none.
         pinned_program_digest: the one program that this party has audited, if it pins one.
-
-    Raises:
-        AgreementError: they differ; one line for each difference, with both values and both parties.
     """
-    differences = []
+    found = []
 
     def compare(what: str, own: object, other: object, remedy: str) -> None:
         if own != other:
-            differences.append(
+            found.append(
                 f"{what}: {mine.party} has {_shown(own)}, {theirs.party} has {_shown(other)}; {remedy}"
             )
 
@@ -64,7 +76,7 @@ def compare_hello(
         compare("program name", mine.program_name, theirs.program_name, "serve the same Bento build")
         compare("program digest", mine.program_digest, theirs.program_digest, "serve the same Bento build")
         if pinned_program_digest not in (None, theirs.program_digest):
-            differences.append(
+            found.append(
                 f"pinned program digest: {mine.party} has audited {pinned_program_digest}, {theirs.party} "
                 f"has {theirs.program_digest}; audit the new program and pin it, or serve the audited one"
             )
@@ -76,11 +88,7 @@ def compare_hello(
     for name in sorted(mine.versions.keys() | theirs.versions.keys()):
         own_version, other_version = mine.versions.get(name), theirs.versions.get(name)
         compare(f"version of {name}", own_version, other_version, "install the same version at both")
-    if differences:
-        raise AgreementError(
-            f"{mine.party} and {theirs.party} do not agree:\n"
-            + "\n".join(f"  - {line}" for line in differences)
-        )
+    return found
 
 
 def compare_clocks(mine: str, theirs: str, difference_s: float, limit_s: float) -> None:

@@ -23,8 +23,16 @@ from secure_runner.errors import AgreementError, SecureRunnerError
 from secure_runner.sessions.agreement import compare_clocks, compare_hello
 from secure_runner.sessions.channel import Peer, Wire
 from secure_runner.sessions.messages import ClockReply, ClockRequest, CoordinationError, Goodbye, Hello
+from secure_runner.sessions.probes import answer_probes
 
-__all__ = ["CoordinationServer", "connect_coordination", "serve_coordination"]
+__all__ = [
+    "CoordinationServer",
+    "connect_coordination",
+    "connect_reason",
+    "greet",
+    "open_wire",
+    "serve_coordination",
+]
 
 _log = logging.getLogger(__name__)
 _LOG_INTERVAL_S = 5.0
@@ -83,7 +91,10 @@ async def serve_coordination(
         attended.add(task)
         wire = Wire(reader, writer, settings.cluster.limits.coordination_message_bytes)
         try:
-            peer = await _greet(wire, settings, hello, leader=None)
+            peer = await greet(wire, settings, hello, leader=None)
+            if peer.hello.checking:
+                await answer_probes(wire, settings)
+                return
             async with peer.attended():
                 await _admit(server, peer, on_peer)
         except (SecureRunnerError, asyncio.TimeoutError) as error:
@@ -125,12 +136,12 @@ async def connect_coordination(
     pause_s, started_s, logged_s = retries.first_interval_s, time.monotonic(), 0.0
     while True:
         try:
-            wire = await _open(settings, leader)
+            wire = await open_wire(settings, leader)
         except (OSError, asyncio.TimeoutError) as error:
-            reason = _connect_reason(error)
+            reason = connect_reason(error)
         else:
             try:
-                peer = await _greet(wire, settings, hello, leader=leader)
+                peer = await greet(wire, settings, hello, leader=leader)
                 break
             except (CoordinationError, IdentityError, asyncio.TimeoutError) as error:
                 wire.abort()
@@ -163,7 +174,13 @@ async def _admit(server: CoordinationServer, peer: Peer, on_peer: Callable[[Peer
             del server.peers[peer.party]
 
 
-async def _open(settings: PartySettings, leader: str) -> Wire:
+async def open_wire(settings: PartySettings, leader: str) -> Wire:
+    """Connect to a listening runner once, with TLS where the cluster uses it.
+
+    Raises:
+        OSError: it cannot be reached, or TLS failed. asyncio.TimeoutError: it does not answer.
+        ConfigError: this party's own certificate, key or trust is wrong.
+    """
     address = settings.cluster.coordination(leader)
     # Read anew for each attempt, so that a replaced certificate or key counts at once.
     material = read_tls(settings)
@@ -175,13 +192,27 @@ async def _open(settings: PartySettings, leader: str) -> Wire:
     return Wire(reader, writer, settings.cluster.limits.coordination_message_bytes)
 
 
-async def _greet(wire: Wire, settings: PartySettings, mine: Hello, *, leader: str | None) -> Peer:
-    """Swap hellos and clocks; ``leader`` is the party expected where we connected, None where we listen."""
+async def greet(wire: Wire, settings: PartySettings, mine: Hello, *, leader: str | None) -> Peer:
+    """Check the other side's identity, swap hellos and clocks, and compare, unless either is only checking.
+
+    Args:
+        wire: a connection.
+        settings: this party.
+        mine: what this party has.
+        leader: the party expected where we connected; None where we listen.
+
+    Raises:
+        IdentityError: the other side is not the party it says it is, or not the one expected.
+        AgreementError: it does not hold the same.
+        CoordinationError: it closed the connection, or sent something else.
+        asyncio.TimeoutError: it did not greet within ``handshake_timeout_s``.
+    """
     timeouts = settings.cluster.timeouts
     return await asyncio.wait_for(_greeting(wire, settings, mine, leader), timeouts.handshake_timeout_s)
 
 
 async def _greeting(wire: Wire, settings: PartySettings, mine: Hello, leader: str | None) -> Peer:
+    timeouts = settings.cluster.timeouts
     try:
         if leader is not None:
             _check_peer(wire, settings, leader)
@@ -198,6 +229,8 @@ async def _greeting(wire: Wire, settings: PartySettings, mine: Hello, leader: st
         round_trip_s, difference_s = await _measure_clock(wire)
         if leader is not None:
             await _answer_clock(wire)
+        if mine.checking or theirs.checking:
+            return Peer(wire, theirs, timeouts, round_trip_s, difference_s)
         roles = {settings.role, settings.cluster.parties[theirs.party].role}
         compare_hello(
             mine,
@@ -205,13 +238,12 @@ async def _greeting(wire: Wire, settings: PartySettings, mine: Hello, leader: st
             both_compute="dealer" not in roles,
             pinned_program_digest=settings.program_digest,
         )
-        limit_s = settings.cluster.timeouts.clock_difference_limit_s
-        compare_clocks(mine.party, theirs.party, difference_s, limit_s)
+        compare_clocks(mine.party, theirs.party, difference_s, timeouts.clock_difference_limit_s)
     except (AgreementError, IdentityError) as error:
         with contextlib.suppress(CoordinationError):
             await wire.send(Goodbye(reason=error.code))
         raise
-    return Peer(wire, theirs, settings.cluster.timeouts, round_trip_s, difference_s)
+    return Peer(wire, theirs, timeouts, round_trip_s, difference_s)
 
 
 def _check_peer(wire: Wire, settings: PartySettings, party: str) -> None:
@@ -244,7 +276,8 @@ async def _answer_clock(wire: Wire) -> None:
     await wire.send(ClockReply(clock_s=time.time()))
 
 
-def _connect_reason(error: Exception) -> str:
+def connect_reason(error: Exception) -> str:
+    """Why connecting failed, in a few words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not that party's: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

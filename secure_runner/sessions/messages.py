@@ -18,6 +18,8 @@ __all__ = [
     "Greeting",
     "Heartbeat",
     "Hello",
+    "Probe",
+    "ProbeReply",
     "Ready",
     "SessionMessage",
     "Start",
@@ -57,6 +59,8 @@ class Hello(_Message):
     program_digest: Digest | None
     protocol_configuration: Annotated[dict[Name, str | int | bool], Field(max_length=64)]
     versions: Annotated[dict[Name, Text], Field(max_length=64)]
+    checking: bool = False
+    """Only looks whether all is well, and will not join sessions."""
 
 
 class ClockRequest(_Message):
@@ -70,6 +74,19 @@ class ClockReply(_Message):
 
     type: Literal["clock_reply"] = "clock_reply"
     clock_s: Annotated[float, Field(ge=0, le=1e11)]
+
+
+class Probe(_Message):
+    """Bytes sent to measure the line; only after a checking hello."""
+
+    type: Literal["probe"] = "probe"
+    padding: Annotated[str, Field(max_length=2**20)]
+
+
+class ProbeReply(_Message):
+    """A probe has arrived."""
+
+    type: Literal["probe_reply"] = "probe_reply"
 
 
 class Warm(_Message):
@@ -127,7 +144,7 @@ class Goodbye(_Message):
     reason: Code
 
 
-Greeting = Hello | ClockRequest | ClockReply | Goodbye
+Greeting = Hello | ClockRequest | ClockReply | Probe | ProbeReply | Goodbye
 """Messages before the parties have agreed."""
 SessionMessage = Warm | Start | Ready | End | Ended | Heartbeat | Goodbye
 """Messages after that."""
