@@ -1,4 +1,4 @@
-"""Operators under SPU's real protocols, all parties in one process; the full table is made by `operators.py`."""
+"""Operators under SPU's real protocols, all parties in one process; `operators.py` makes the full table."""
 
 import importlib.util
 from pathlib import Path

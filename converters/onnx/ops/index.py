@@ -60,14 +60,12 @@ def Gather(data: Array, indices: Array, *, axis: int = 0) -> Array:
 @op(since=11, prefers_static=("indices",))
 def GatherElements(data: Array, indices: Array, *, axis: int = 0) -> Array:
     axis = axis % data.ndim
+    data = data[tuple(slice(None) if a == axis else slice(0, n) for a, n in enumerate(indices.shape))]
     if is_known(indices):
-        size = data.shape[axis]
-        return jnp.take_along_axis(
-            data, np.where(indices < 0, indices + size, indices).astype(np.int32), axis
-        )
+        places = np.where(indices < 0, indices + data.shape[axis], indices).astype(np.int32)
+        return jnp.take_along_axis(data, places, axis)
     rows = one_hot(jnp.moveaxis(indices, axis, -1), data.shape[axis], data.dtype)
-    bound = tuple(slice(0, n) for n in rows.shape[:-2])
-    table = jnp.moveaxis(data, axis, -1)[bound]
+    table = jnp.moveaxis(data, axis, -1)
     return jnp.moveaxis(jnp.einsum("...ij,...j->...i", rows, table), -1, axis)
 
 
