@@ -71,6 +71,8 @@ class Graph:
     """Steps before sharing."""
     decode: list[LocalStep] = field(default_factory=list)
     """Steps after reconstruction, in order; a pass that peels the last node puts its step at the front."""
+    input_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Closed interval of what the model can take, per name of ``sent``."""
     statements: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 

@@ -14,9 +14,14 @@ from converters.errors import ConversionError
 from converters.onnx.graph import Graph
 from converters.passes.argmax import argmax_before_activation
 from converters.passes.classifiers import split_linear_models
+from converters.passes.convolution import fold_batch_norm
+from converters.passes.embedding import embed_at_data_owner
+from converters.passes.gelu import gelu_polynomial
 from converters.passes.labels import peel_labels
 from converters.passes.linear import fold_centring, fold_scaling
+from converters.passes.masks import clamp_masks
 from converters.passes.peel import peel_outputs
+from converters.passes.pooling import pool_before_activation
 
 __all__ = ["PASSES", "Pass", "Rewrites", "chosen_passes", "switched_on"]
 
@@ -36,7 +41,12 @@ class Pass:
 PASSES: tuple[Pass, ...] = (
     Pass("peel_labels", peel_labels),
     Pass("split_linear_models", split_linear_models),
+    Pass("embed_at_data_owner", embed_at_data_owner),
+    Pass("fold_batch_norm", fold_batch_norm),
     Pass("fold_scaling", fold_scaling),
+    Pass("pool_before_activation", pool_before_activation),
+    Pass("clamp_masks", clamp_masks),
+    Pass("gelu_polynomial", gelu_polynomial),
     Pass("peel_outputs", peel_outputs),
     Pass("fold_centring", fold_centring),
     Pass("argmax_before_activation", argmax_before_activation),

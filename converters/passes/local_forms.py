@@ -49,10 +49,10 @@ def private_reads(graph: Graph, node: Node) -> list[str]:
 
 def is_activation(graph: Graph, node: Node) -> bool:
     """Whether the node costs much under MPC and tells its input (a softmax: its input minus a number)."""
-    if node.domain:
+    if node.domain or local_step(graph, node) is None:
         return False
     if node.op in _SOFTMAXES:
-        return softmax_axis(graph, node) is not None
+        return True
     if node.op in ("Elu", "Selu", "Celu", "LeakyRelu"):
         # Not invertible for other parameters: x and alpha * x would be mixed up.
         return float(node.attrs.get("alpha", 1.0)) > 0 and float(node.attrs.get("gamma", 1.0)) > 0
