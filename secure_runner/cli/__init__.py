@@ -15,6 +15,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: dict[str, str] = {
     "build": "Build the Bento of each party from a saved model.",
     "certs": "Make certificates: a development authority, parties' certificates, renewal.",
+    "doctor": "Check this party's set-up and its connections to the others.",
     "import": "Convert a model, compile it, save program and params.",
     "inspect": "Show a program: what it computes, and who learns what.",
     "predict": "Score a file of rows through the data owner's service.",

@@ -193,7 +193,9 @@ async def open_wire(settings: PartySettings, leader: str) -> Wire:
 
 
 async def greet(wire: Wire, settings: PartySettings, mine: Hello, *, leader: str | None) -> Peer:
-    """Check the other side's identity, swap hellos and clocks, and compare, unless either is only checking.
+    """Check the other side's identity, swap hellos and clocks, and compare what both have.
+
+    Nothing is compared where the connecting side only checks.
 
     Args:
         wire: a connection.
@@ -229,7 +231,8 @@ async def _greeting(wire: Wire, settings: PartySettings, mine: Hello, leader: st
         round_trip_s, difference_s = await _measure_clock(wire)
         if leader is not None:
             await _answer_clock(wire)
-        if mine.checking or theirs.checking:
+        # Who listens admits no peer that only checks; who connects must not be told to skip anything.
+        if (theirs if leader is None else mine).checking:
             return Peer(wire, theirs, timeouts, round_trip_s, difference_s)
         roles = {settings.role, settings.cluster.parties[theirs.party].role}
         compare_hello(
