@@ -174,6 +174,29 @@ def transpose(xp: Any, x: Values, perm: list[int]) -> Values:
 
 
 @local_op
+def pair_probabilities(xp: Any, x: Values) -> Values:
+    """libsvm's probabilities of two classes from the logit of the second, (batch, 1) -> (batch, 2).
+
+    libsvm couples even a single pair by its iteration for many, which stops within 0.0025 of the logistic
+    function (Wu, Lin, Weng, JMLR 5, 2004, algorithm 2); for one pair it takes at most two rounds.
+    """
+    first = xp.clip(1 - sigmoid(xp, x[:, 0]), 1e-7, 1 - 1e-7)
+    q11, q22, q12 = (1 - first) * (1 - first), first * first, first * (first - 1)
+    p1 = p2 = xp.full_like(first, 0.5)
+    for _ in range(3):
+        a, b = q11 * p1 + q12 * p2, q12 * p1 + q22 * p2
+        mean = p1 * a + p2 * b
+        moving = xp.maximum(xp.abs(a - mean), xp.abs(b - mean)) >= 0.0025
+        step = (mean - a) / q11
+        mean = (mean + step * (step * q11 + 2 * a)) / (1 + step) / (1 + step)
+        b = (b + step * q12) / (1 + step)
+        last = (mean - b) / q22
+        new1, new2 = (p1 + step) / (1 + step) / (1 + last), (p2 / (1 + step) + last) / (1 + last)
+        p1, p2 = xp.where(moving, new1, p1), xp.where(moving, new2, p2)
+    return xp.stack([p1, p2], axis=1).astype("float32")
+
+
+@local_op
 def argmin(xp: Any, x: Values, axis: int = -1, keepdims: bool = False) -> Values:
     """Index of the first smallest value along ``axis``, int32."""
     index = xp.argmin(x, axis=axis).astype("int32")

@@ -12,6 +12,7 @@ import numpy as np
 from converters.errors import NodeError
 from converters.onnx.graph import Graph, Node
 from converters.onnx.registry import INTERNAL, ML
+from converters.onnx.tail import Tail
 from converters.trees.ensemble import Ensemble
 from converters.trees.layout import Layout, complete, describe, hidden_is_complete, path_blocks, public
 from converters.trees.lift import LAID_OUT
@@ -21,8 +22,6 @@ from converters.trees.rounding import on_grid
 __all__ = ["lay_out_trees", "round_thresholds"]
 
 _TREES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor", "TreeEnsemble")
-_OPSET = 13
-"""Of the ordinary nodes that are made here."""
 
 
 def lay_out_trees(graph: Graph, options: TreeOptions) -> int:
@@ -74,7 +73,7 @@ def _replacement(graph: Graph, node: Node, options: TreeOptions) -> list[Node]:
             f"{node.name}: the trees say where missing values go; a request with a missing value is refused "
             "all the same. Impute before the trees."
         )
-    tail = _Tail(graph, node)
+    tail = Tail(graph, node)
     raw = tail.value("raw")
     trees = _scores(graph, node, layout, options, raw)
     raw = _with_base(tail, node.attrs["base"], raw, ensemble.leaf_values.shape[1])
@@ -112,7 +111,7 @@ def _scores(graph: Graph, node: Node, layout: Layout, options: TreeOptions, raw:
     return Node(layout.op, [node.inputs[0]], [raw], attrs, weights, INTERNAL, name=node.name)
 
 
-def _with_base(tail: _Tail, base: np.ndarray[Any, Any], raw: str, targets: int) -> str:
+def _with_base(tail: Tail, base: np.ndarray[Any, Any], raw: str, targets: int) -> str:
     if not base.size:
         return raw
     if targets == 1:
@@ -123,7 +122,7 @@ def _with_base(tail: _Tail, base: np.ndarray[Any, Any], raw: str, targets: int) 
     return tail.add("Add", [raw, name])
 
 
-def _classify(tail: _Tail, raw: str, columns: int) -> None:
+def _classify(tail: Tail, raw: str, columns: int) -> None:
     label, scores = (*tail.node.outputs, "")[:2]
     transform = tail.node.attrs["post_transform"]
     if columns > 1:
@@ -149,45 +148,3 @@ def _classify(tail: _Tail, raw: str, columns: int) -> None:
     else:
         mirrored = tail.add("Concat", [tail.add("Neg", [raw]), raw], axis=1)
         tail.transformed(mirrored, transform, scores)
-
-
-class _Tail:
-    """Ordinary nodes after the trees."""
-
-    def __init__(self, graph: Graph, node: Node) -> None:
-        self.graph = graph
-        self.node = node
-        self.stem = next(name for name in reversed(node.outputs) if name)
-        self.nodes: list[Node] = []
-
-    def value(self, part: str) -> str:
-        """A free name."""
-        taken = {output for node in self.nodes for output in node.outputs}
-        stem = f"{self.stem}.{part}"
-        name, number = self.graph.fresh_name(stem), 1
-        while name in taken:
-            name, number = f"{stem}_{number}", number + 1
-        return name
-
-    def constant(self, value: Any) -> str:
-        """A public number."""
-        return self.graph.add_constant(f"{self.stem}.constant", np.asarray(value))
-
-    def add(self, op: str, inputs: list[str], output: str = "", **attrs: Any) -> str:
-        """Append a node of ai.onnx and return its output."""
-        output = output or self.value(op.lower())
-        self.nodes.append(Node(op, inputs, [output], attrs, version=_OPSET, name=self.node.name))
-        return output
-
-    def transformed(self, raw: str, transform: str, output: str) -> None:
-        """``output`` from raw scores by the standard's ``post_transform``."""
-        ops = {"NONE": "Identity", "LOGISTIC": "Sigmoid"}
-        if transform in ops:
-            self.add(ops[transform], [raw], output)
-        elif transform == "SOFTMAX":
-            self.add("Softmax", [raw], output, axis=-1)
-        else:
-            attrs = {"transform": transform}
-            self.nodes.append(
-                Node("PostTransform", [raw], [output], attrs, domain=INTERNAL, name=self.node.name)
-            )

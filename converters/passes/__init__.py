@@ -22,6 +22,7 @@ from converters.passes.linear import fold_centring, fold_scaling
 from converters.passes.masks import clamp_masks
 from converters.passes.peel import peel_outputs
 from converters.passes.pooling import pool_before_activation
+from converters.passes.support_vectors import split_support_vectors
 
 __all__ = ["PASSES", "Pass", "Rewrites", "chosen_passes", "switched_on"]
 
@@ -41,6 +42,7 @@ class Pass:
 PASSES: tuple[Pass, ...] = (
     Pass("peel_labels", peel_labels),
     Pass("split_linear_models", split_linear_models),
+    Pass("split_support_vectors", split_support_vectors),
     Pass("embed_at_data_owner", embed_at_data_owner),
     Pass("fold_batch_norm", fold_batch_norm),
     Pass("fold_scaling", fold_scaling),

@@ -49,6 +49,8 @@ def private_reads(graph: Graph, node: Node) -> list[str]:
 
 def is_activation(graph: Graph, node: Node) -> bool:
     """Whether the node costs much under MPC and tells its input (a softmax: its input minus a number)."""
+    if (node.domain, node.op) == (INTERNAL, "PairProbabilities"):
+        return True
     if node.domain or local_step(graph, node) is None:
         return False
     if node.op in _SOFTMAXES:
@@ -239,5 +241,6 @@ _FORMS: dict[tuple[str, str], Form] = {
     ("ai.onnx.ml", "ArrayFeatureExtractor"): _take,
     ("", "Greater"): _greater,
     (INTERNAL, "Lookup"): _lookup,
+    (INTERNAL, "PairProbabilities"): _named("pair_probabilities"),
     (INTERNAL, "ClassRow"): lambda graph, node: ("reshape", {"shape": [1, -1]}),
 }

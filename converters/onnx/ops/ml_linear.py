@@ -95,10 +95,10 @@ def Scaler(X: Array, *, offset: Array | None = None, scale: Array | None = None)
 @op(domain=ML)
 def Normalizer(X: Array, *, norm: str = "MAX") -> Array:
     x = X.astype(jnp.float32)
+    smallest = np.float32(1e-30)  # a row of zeros stays one
     if norm == "L1":
-        size = jnp.sum(jnp.abs(x), axis=-1, keepdims=True)
-    elif norm == "L2":
-        return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), np.float32(1e-5)))
-    else:
-        size = jnp.max(x, axis=-1, keepdims=True)
-    return x / size
+        return x * (1 / jnp.maximum(jnp.sum(jnp.abs(x), axis=-1, keepdims=True), smallest))
+    if norm == "L2":
+        return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), smallest))
+    size = jnp.max(x, axis=-1, keepdims=True)
+    return x * (1 / jnp.where(size == 0, 1, size))
