@@ -6,8 +6,10 @@ reconstructed by the caller, so times are those of ``Runtime.run`` alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing as mp
+import random
 import socket
 import time
 import traceback
@@ -23,6 +25,7 @@ __all__ = ["PartyError", "SpuParties", "compile_function", "runtime_config"]
 
 Array = npt.NDArray[Any]
 _START_TIMEOUT_S = 60.0
+_PORTS = (10_000, 15_000)
 
 
 class PartyError(Exception):
@@ -60,15 +63,18 @@ def compile_function(function: Callable[..., Any], *args: Array) -> tuple[bytes,
 class SpuParties:
     """Linked party processes. Each can hold several runtimes, one after the other or side by side."""
 
-    def __init__(self, count: int, *, recv_timeout_ms: int = 30_000) -> None:
+    def __init__(
+        self, count: int, *, recv_timeout_ms: int = 30_000, without_sequence_ids: bool = False
+    ) -> None:
         context = mp.get_context("spawn")
         addresses = [f"127.0.0.1:{port}" for port in _free_ports(count)]
         self._pipes: list[Connection] = []
         self.processes = []
-        for rank in range(count):
             own, other = context.Pipe()
             process = context.Process(
-                target=_serve_party, args=(other, addresses, rank, recv_timeout_ms), daemon=True
+                target=_serve_party,
+                args=(other, addresses, rank, recv_timeout_ms, without_sequence_ids),
+                daemon=True,
             )
             process.start()
             other.close()
@@ -174,20 +180,27 @@ class SpuParties:
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
+    """Ports that nobody listens on, and that the kernel gives to no outgoing connection meanwhile: the
+    processes take seconds to start."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(*_PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            if port not in ports:
+                ports.append(port)
     return ports
 
 
-def _serve_party(pipe: Connection, addresses: list[str], rank: int, recv_timeout_ms: int) -> None:
+def _serve_party(
+    pipe: Connection, addresses: list[str], rank: int, recv_timeout_ms: int, without_sequence_ids: bool
+) -> None:
     """One party's process."""
     import spu
     from spu.libspu import link
 
     desc = link.Desc()
     desc.recv_timeout_ms = recv_timeout_ms
+    desc.disable_msg_seq_id = without_sequence_ids
     desc.connect_retry_times = 100
     desc.connect_retry_interval_ms = 200
     for index, address in enumerate(addresses):
