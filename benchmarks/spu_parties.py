@@ -70,6 +70,8 @@ class SpuParties:
         addresses = [f"127.0.0.1:{port}" for port in _free_ports(count)]
         self._pipes: list[Connection] = []
         self.processes = []
+        for rank in range(count):
+        for rank in range(count):
             own, other = context.Pipe()
             process = context.Process(
                 target=_serve_party,

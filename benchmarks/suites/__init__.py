@@ -1,0 +1,1 @@
+"""The suites of a benchmark run; each gives records."""
