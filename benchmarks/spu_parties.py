@@ -71,7 +71,6 @@ class SpuParties:
         self._pipes: list[Connection] = []
         self.processes = []
         for rank in range(count):
-        for rank in range(count):
             own, other = context.Pipe()
             process = context.Process(
                 target=_serve_party,
