@@ -19,7 +19,7 @@ from secure_runner.http.refusal import create_refusing_app
 from secure_runner.http.service import PredictionService
 from secure_runner.http.settings import HttpSettings
 from secure_runner.http.types import Arrays
-from secure_runner.lifetime import end_with_parent
+from secure_runner.lifetime import end_with_server
 from secure_runner.programs.files import read_program
 from secure_runner.programs.manifest import Manifest
 from secure_runner.programs.store import PARAMS_FILE, params_tag
@@ -79,7 +79,7 @@ class _RunnerService:
     @bentoml.on_startup
     async def start(self) -> None:
         """Start the party process or, embedded, all of them."""
-        end_with_parent()
+        end_with_server()
         settings = PartySettings.from_environment(os.environ)
         files = PartyFiles(Path(self.program.path), self._params_file())
         self._deployment = Deployment(files, settings, protocol=self.protocol, insecure=self.insecure)
@@ -165,7 +165,7 @@ def open_predictions(service: PredictionService, runner: Any, program: Any) -> N
     Raises:
         ConfigError: the HTTP settings are missing or wrong.
     """
-    end_with_parent()
+    end_with_server()
     path = os.environ.get("SECURE_RUNNER_HTTP")
     embedded = not os.environ.get("SECURE_RUNNER_CLUSTER")
     settings = HttpSettings.load(Path(path) if path else None, embedded=embedded)
@@ -191,7 +191,7 @@ class ComputingService:
         bentoml.asgi_app(cls._app, path="/", name="secure-runner")(cls)
 
     def __init__(self) -> None:
-        end_with_parent()
+        end_with_server()
         manifest = read_program(Path(self.program.path))
         self._app.mount("/", create_refusing_app(manifest, self._role))
 
