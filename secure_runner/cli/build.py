@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import yaml
 from rich.console import Console
 
 from secure_runner.errors import ConfigError
@@ -49,6 +50,7 @@ def build(model: str, directory: Path | None) -> None:
 
     if not Path("bentofile.yaml").is_file():
         raise ConfigError("no bentofile.yaml here; run this in the project's folder")
+    settings = yaml.safe_load(Path("bentofile.yaml").read_text())
     tag, manifest = program_tag(model)
     roles: list[Role] = [*protocol(manifest.protocol).roles]
     if manifest.protocol == "semi2k":
@@ -59,8 +61,14 @@ def build(model: str, directory: Path | None) -> None:
         name = f"{tag.partition(':')[0]}-{role.replace('_', '-')}"
         try:
             with console.status(f"building the Bento of the {role.replace('_', ' ')}"):
-                bento = bentoml.bentos.build_bentofile(
-                    "bentofile.yaml", service=SERVICES[role], name=name, build_ctx=".", args=arguments
+                bento = bentoml.bentos.build(
+                    SERVICES[role],
+                    name=name,
+                    build_ctx=".",
+                    args=arguments,
+                    include=settings["include"],
+                    python=settings["python"],
+                    docker=settings["docker"],
                 )
         except BentoMLException as error:
             raise ConfigError(f"BentoML could not build the Bento of {role}: {error}") from error

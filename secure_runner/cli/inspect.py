@@ -26,7 +26,8 @@ Examples:
 @click.command(epilog=_EXAMPLES)
 @click.argument("program")
 @click.option("--json", "as_json", is_flag=True, help="The manifest itself.")
-def inspect(program: str, as_json: bool) -> None:
+@click.option("--digest", "digest_only", is_flag=True, help="Its digest alone, for scripts.")
+def inspect(program: str, as_json: bool, digest_only: bool) -> None:
     """Show PROGRAM, a tag of the model store or a folder: what it computes, and who learns what.
 
     The digest covers every byte of it. Pin it as SECURE_RUNNER_PROGRAM_DIGEST, and this party computes that
@@ -35,6 +36,9 @@ def inspect(program: str, as_json: bool) -> None:
     from secure_runner.programs.store import program_tag
 
     manifest = read_program(Path(program)) if Path(program).is_dir() else program_tag(program)[1]
+    if digest_only:
+        click.echo(manifest.digest)
+        return
     if as_json:
         click.echo(manifest.model_dump_json(indent=2))
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from secure_runner.errors import ProgramError
@@ -23,21 +22,16 @@ from secure_runner.programs.names import output_name
 from secure_runner.programs.preflight import check_lowered
 from secure_runner.programs.transcripts import record_transcripts
 from secure_runner.protocols import ProtocolName
+from secure_runner.versions import package_versions
 
 if TYPE_CHECKING:
     from converters import ConvertedModel
     from converters import LocalStep as ModelStep
     from converters import TensorSpec as ModelTensor
 
-__all__ = ["DEFAULT_BATCH_SIZES", "build_program", "package_versions"]
+__all__ = ["DEFAULT_BATCH_SIZES", "build_program"]
 
 DEFAULT_BATCH_SIZES = (1, 8, 32)
-_PACKAGES = ("secure-runner", "secretflow", "spu", "jax")
-
-
-def package_versions() -> dict[str, str]:
-    """Versions that must be equal at all parties, as installed here."""
-    return {package: version(package) for package in _PACKAGES}
 
 
 def build_program(

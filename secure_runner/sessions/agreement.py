@@ -5,17 +5,13 @@ SPU itself compares next to nothing: parties with other fraction bits compute ga
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 from secure_runner.config import PartySettings
 from secure_runner.errors import AgreementError
 from secure_runner.programs.manifest import Manifest
 from secure_runner.sessions.messages import Hello
+from secure_runner.versions import package_versions
 
-__all__ = ["AGREED_PACKAGES", "compare_clocks", "compare_hello", "differences", "make_hello"]
-
-AGREED_PACKAGES = ("secure-runner", "secretflow", "spu", "jax")
-"""Packages whose versions must be the same at all parties."""
+__all__ = ["compare_clocks", "compare_hello", "differences", "make_hello"]
 
 
 def make_hello(settings: PartySettings, manifest: Manifest | None) -> Hello:
@@ -30,7 +26,7 @@ def make_hello(settings: PartySettings, manifest: Manifest | None) -> Hello:
         program_name=None if manifest is None else manifest.name,
         program_digest=None if manifest is None else manifest.digest,
         protocol_configuration=configuration,
-        versions={name: _version(name) for name in AGREED_PACKAGES},
+        versions=package_versions(),
     )
 
 
@@ -108,9 +104,3 @@ def compare_clocks(mine: str, theirs: str, difference_s: float, limit_s: float) 
 def _shown(value: object) -> str:
     return "nothing" if value is None else str(value)
 
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

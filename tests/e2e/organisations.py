@@ -96,7 +96,7 @@ class Organisation:
     def __post_init__(self) -> None:
         (self.directory / "bentoml").mkdir(parents=True)
         self.environment = {
-            "PATH": os.environ["PATH"],
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(self.directory),
             "BENTOML_HOME": str(self.directory / "bentoml"),
             "BENTOML_DO_NOT_TRACK": "True",
@@ -116,14 +116,22 @@ class Organisation:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def serve(self, bento: str, **environment: str) -> None:
-        """Start serving a Bento on this organisation's host."""
-        command = [sys.executable, "-m", "bentoml", "serve", bento, "--port", str(HTTP_PORT)]
+    def script(self, text: str) -> str:
+        """Run a script on this organisation's host, in its directory; what it printed."""
+        command = self.network.command(self.name, "bash", "-euo", "pipefail", "-c", text)
+        done = subprocess.run(
+            command, cwd=self.directory, env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{self.name}:\n{text}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def serve_script(self, text: str) -> None:
+        """Start a script that ends in serving, on this organisation's host."""
         with (self.directory / "serve.log").open("ab") as log:
             self.server = subprocess.Popen(
-                self.network.command(self.name, *command, "--timeout-graceful-shutdown", "5"),
+                self.network.command(self.name, "bash", "-euo", "pipefail", "-c", text),
                 cwd=self.directory,
-                env=self.environment | environment,
+                env=self.environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
