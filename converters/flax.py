@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from converters.calibration import calibrated
 from converters.errors import ConversionError, InputSpecError
 from converters.jaxpr.program import JAX_REWRITES, JaxProgram
 from converters.local_steps import apply_steps
@@ -65,8 +66,6 @@ def from_flax(
     model = _described(program, params)
     if calibration is None:
         return model
-    from converters.calibration import calibrated
-
     return calibrated(model, calibration)
 
 

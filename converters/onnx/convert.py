@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 
 import converters.onnx.ops  # noqa: F401  registers the operators
+from converters.calibration import calibrated
 from converters.errors import InputSpecError
 from converters.local_steps import LocalStep, apply_steps
 from converters.model import ConversionReport, ConvertedModel, Numeric, TensorSpec
@@ -49,7 +51,8 @@ def from_onnx(
         source: path of the file, or the model itself.
         input_shapes: shape by input name, ``None`` for the batch; for dimensions that the model leaves open.
         static: value by input name: fixed while converting, and public.
-        calibration: sample inputs, one array for each input (or several such lists).
+        calibration: sample inputs, one array for each input (or several such lists). They are run in
+            floating point to choose the ring and the input ranges, see `converters.calibration`.
         rewrites: which rewrites run, see `converters.passes.chosen_passes`.
         tree_formulation: how tree ensembles are computed, see `converters.trees.Formulation`.
         tree_topology: who knows the shape of the trees, see `converters.trees.Topology`.
@@ -62,11 +65,31 @@ def from_onnx(
         InputSpecError: an input's shape is not known or does not fit.
         UnsupportedModelError: with every node that cannot be converted.
     """
-    tree_options = TreeOptions(tree_formulation, tree_topology)
     model = load_model(source)
     fixed = {name: np.asarray(value) for name, value in (static or {}).items()}
+    settings = _Settings(input_shapes, fixed, rewrites, TreeOptions(tree_formulation, tree_topology))
+    converted = _converted(model, settings, Numeric())
+    if calibration is None:
+        return converted
+    chosen = calibrated(converted, calibration)
+    if chosen.numeric.fraction_bits == converted.numeric.fraction_bits:
+        return chosen
+    # Thresholds of trees are rounded to the fraction bits: convert again for the new ring.
+    return calibrated(_converted(model, settings, chosen.numeric), calibration)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    input_shapes: InputShapes | None
+    fixed: Mapping[str, np.ndarray[Any, Any]]
+    rewrites: Rewrites
+    trees: TreeOptions
+
+
+def _converted(model: onnx.ModelProto, settings: _Settings, numeric: Numeric) -> ConvertedModel:
+    fixed = settings.fixed
     graph = load_graph(model)
-    graph.inputs = resolve_inputs(model, input_shapes, fixed)
+    graph.inputs = resolve_inputs(model, settings.input_shapes, dict(fixed))
     graph.sent = list(graph.inputs)
     graph.constants.update(fixed)
     separate_labels(graph)
@@ -76,13 +99,14 @@ def from_onnx(
     if encode_inputs(graph):
         record_shapes(graph)
     ranges: dict[str, tuple[float, float]] = {}
-    if lay_out_trees(graph, tree_options):
+    if lay_out_trees(graph, settings.trees):
         ranges = lift_features(graph)
         record_shapes(graph)
     applied = ["lift_features"] if ranges else []
-    applied += [entry.name for entry in chosen_passes(rewrites) if entry.apply(graph)]
+    applied += [entry.name for entry in chosen_passes(settings.rewrites) if entry.apply(graph)]
     fold_constants(graph)
-    converted = _finish(graph, applied, frozenset(fixed), ranges)
+    numeric = replace(numeric, input_ranges={**graph.input_ranges, **ranges})
+    converted = _finish(graph, applied, frozenset(fixed), numeric)
     if freed is not None:
         check_rows_apart(converted, freed)
     return converted
@@ -92,9 +116,8 @@ def _finish(
     graph: Graph,
     applied: list[str],
     fixed: frozenset[str],
-    ranges: Mapping[str, tuple[float, float]],
+    numeric: Numeric,
 ) -> ConvertedModel:
-    numeric = Numeric(input_ranges={**graph.input_ranges, **ranges})
     round_thresholds(graph, numeric.fraction_bits)
     parts = partition(graph, fixed)
     public = parts.public

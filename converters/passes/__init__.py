@@ -18,7 +18,7 @@ from converters.passes.convolution import fold_batch_norm
 from converters.passes.embedding import embed_at_data_owner
 from converters.passes.gelu import gelu_polynomial
 from converters.passes.labels import peel_labels
-from converters.passes.linear import fold_centring, fold_scaling
+from converters.passes.linear import fold_centring, fold_scaling, scale_features
 from converters.passes.masks import clamp_masks
 from converters.passes.peel import peel_outputs
 from converters.passes.pooling import pool_before_activation
@@ -45,6 +45,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("split_support_vectors", split_support_vectors),
     Pass("embed_at_data_owner", embed_at_data_owner),
     Pass("fold_batch_norm", fold_batch_norm),
+    Pass("scale_features", scale_features),
     Pass("fold_scaling", fold_scaling),
     Pass("pool_before_activation", pool_before_activation),
     Pass("clamp_masks", clamp_masks),

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from converters.local_steps import LocalStep
 from converters.onnx.graph import Graph, NDArray, Node
 from converters.onnx.registry import INTERNAL
 
-__all__ = ["LinearLayer", "fold_centring", "fold_scaling", "linear_layer"]
+__all__ = ["LinearLayer", "fold_centring", "fold_scaling", "linear_layer", "scale_features"]
 
 
 @dataclass
@@ -154,6 +155,48 @@ def fold_scaling(graph: Graph) -> int:
         folded += 1
     graph.prune()
     return folded
+
+
+_FREE_SCALE = 4
+"""Powers of two by which a feature may be off without losing more bits than the ring can spare."""
+
+
+def scale_features(graph: Graph) -> int:
+    """Let the data owner multiply each feature by the power of two next to its trained scale.
+
+    A scaler of 1e-5 for an income of 1e5 would be one or two steps of an 18-bit fraction. Multiplying by a
+    power of two is exact; the scaler, which stays secret, is then near 1.
+    """
+    scaled = 0
+    for product in list(graph.nodes):
+        layer = linear_layer(graph, product)
+        if layer is None:
+            continue
+        columns = layer.weights.shape[0]
+        name, factor, _, found = _scaling_before(graph, product.inputs[0], columns)
+        own = any(spec.name == name and spec.dtype == "float32" for spec in graph.inputs)
+        encoded = any(name in (*step.inputs, *step.outputs) for step in graph.encode)
+        if not found or not own or encoded or graph.uses().get(name) != 1:
+            continue
+        powers = np.round(np.log2(np.where(factor == 0, 1, np.abs(factor)))).astype(int)
+        if np.abs(powers).max() > _FREE_SCALE:
+            _scale_input(graph, name, powers)
+            scaled += 1
+    return scaled
+
+
+def _scale_input(graph: Graph, name: str, powers: NDArray) -> None:
+    unscaled = graph.fresh_name(f"{name}.unscaled")
+    graph.replace_uses(name, unscaled)
+    row = graph.add_constant(f"{unscaled}.factor", (2.0 ** -powers.astype(np.float64)).astype(np.float32))
+    graph.nodes.insert(0, Node("Mul", [name, row], [unscaled], version=13))
+    graph.shapes[unscaled] = graph.shapes[name]
+    factors = [float(2.0**power) for power in powers]
+    graph.encode.append(LocalStep("scale", (name,), (name,), {"factor": factors}))
+    graph.statements.append(
+        f"{name!r}: the data owner multiplies each feature by a power of two next to its trained scale; "
+        "these powers are public, so the order of magnitude of each feature's spread in training is."
+    )
 
 
 def _scaling_before(graph: Graph, name: str, columns: int) -> tuple[str, NDArray, NDArray, int]:
