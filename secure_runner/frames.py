@@ -72,6 +72,8 @@ class Kind(enum.IntEnum):
     PONG = 8
     KEEPALIVE = 9
     """On the link while idle, so that firewalls keep the connection."""
+    ADMIT = 10
+    """Model owner's party to runner: may this batch run? And the runner's answer."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ class FailureCode(str, enum.Enum):
     """A run of the executable failed."""
     DEALER = "dealer"
     """The dealer is gone, restarted, or refused to go on."""
+    LIMIT = "limit"
+    """The data owner asked for more than the model owner allows, although it had been told its limits."""
     RUNNER = "runner"
     """The runner is gone, or sent what is not a frame."""
 

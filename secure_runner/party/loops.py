@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from secure_runner.frames import Frame, Kind, array_parts, arrays_of, decode, encode
+from secure_runner.errors import OverloadedError
+from secure_runner.frames import Frame, FrameError, Kind, array_parts, arrays_of, decode, encode
+from secure_runner.party.about import AboutBatch
 from secure_runner.party.exit import FailureCode, end_process
 from secure_runner.party.shares import share_message, shares_of
 
@@ -38,9 +40,12 @@ _WARM_UP_S = 3.0
 @dataclass(frozen=True)
 class _Batch:
     run_id: int
-    batch_size: int
+    about: AboutBatch
     shares: list[Share]
     received_at: float
+    share_s: float = 0.0
+    message_bytes: int = 0
+    """Of its input shares: sent by the data owner, received by any other party."""
 
 
 def serve(runtime: ResidentRuntime) -> None:
@@ -70,23 +75,29 @@ class _Loop:
 
 
 class PeerLoop(_Loop):
-    """Model owner and helper: input shares come from the data owner, output shares go to it, and only to it."""
+    """Model owner and helper: input shares come from the data owner, output shares go to it alone."""
 
     def run(self) -> None:
         """Serve until the session ends."""
         self.data_owner = self.spec.rank_of("data_owner")
+        self.last_run_id = 0
+        self.warmed_up: set[int] = set()
         self.thread(self.receive_inputs, FailureCode.LINK)
         self.pipe.send(Frame(Kind.READY))
         while True:
             batch = self.batches.get()
+            started = time.monotonic()
             try:
-                results = self.runtime.run_batch(batch.batch_size, batch.shares)
-                message = share_message(Kind.RESULT, batch.run_id, results, batch_size=batch.batch_size)
+                results = self.runtime.run_batch(batch.about.batch_size, batch.shares)
+                # A warm-up costs the data owner none of its allowance, so it gives it no prediction either.
+                revealed = results if batch.run_id else []
+                message = share_message(Kind.RESULT, batch.run_id, revealed, {})
                 self.runtime.outputs.send_async(self.data_owner, message)
             except BaseException as error:
                 end_process(self.pipe, FailureCode.RUN, error)
-            meta = {"batch_size": batch.batch_size, "run_s": time.monotonic() - batch.received_at}
-            self.pipe.send(Frame(Kind.RESULT, batch.run_id, meta))
+            times = {"wait_s": started - batch.received_at, "run_s": time.monotonic() - started}
+            bytes_ = {"sent_bytes": len(message), "received_bytes": batch.message_bytes}
+            self.pipe.send(Frame(Kind.RESULT, batch.run_id, batch.about.as_meta() | times | bytes_))
 
     def receive_inputs(self) -> None:
         """Take input shares off the link, in order, and check them before SPU sees them."""
@@ -96,10 +107,32 @@ class PeerLoop(_Loop):
             if decode(data).kind is Kind.KEEPALIVE:
                 continue
             frame, shares = shares_of(data, expected=expected)
-            batch_size = frame.meta.get("batch_size")
-            if frame.kind is not Kind.RUN or batch_size not in self.runtime.rungs:
-                raise ValueError("a message on the link asks for nothing that this program can do")
-            self.batches.put(_Batch(frame.id, batch_size, shares, time.monotonic()))
+            if frame.kind is not Kind.RUN:
+                raise FrameError("a message on the link asks for nothing that this program can do")
+            about = AboutBatch.of_meta(frame.meta, self.runtime.rungs)
+            self.check_order(frame.id, about.batch_size)
+            if frame.id and self.spec.ask_before_runs:
+                self.ask_runner(frame.id, about)
+            self.batches.put(_Batch(frame.id, about, shares, time.monotonic(), message_bytes=len(data)))
+
+    def check_order(self, run_id: int, batch_size: int) -> None:
+        """Each run has an id of its own; warm-ups, once for each batch size, come before all others."""
+        if run_id:
+            in_order = run_id > self.last_run_id
+            self.last_run_id = run_id
+        else:
+            in_order = not self.last_run_id and batch_size not in self.warmed_up
+            self.warmed_up.add(batch_size)
+        if not in_order:
+            raise FrameError("a message on the link repeats a run or comes out of order")
+
+    def ask_runner(self, run_id: int, about: AboutBatch) -> None:
+        """Go on only if the model owner's limits admit the batch; there is no other answer than to end."""
+        self.pipe.send(Frame(Kind.ADMIT, run_id, about.as_meta()))
+        answer = self.pipe.next_frame()
+        if answer.kind is not Kind.ADMIT or answer.id != run_id or answer.meta.get("admitted") is not True:
+            error = OverloadedError("a batch beyond the data owner's limits was asked for", code="limit")
+            end_process(self.pipe, FailureCode.LIMIT, error)
 
 
 class DataOwnerLoop(_Loop):
@@ -118,47 +151,60 @@ class DataOwnerLoop(_Loop):
             frame = self.pipe.next_frame()
             if frame.kind is Kind.RUN:
                 arrays = arrays_of(frame.meta["arrays"], frame.parts)
-                self.submit(frame.id, int(frame.meta["batch_size"]), arrays)
+                self.submit(frame.id, AboutBatch.of_meta(frame.meta, self.runtime.rungs), arrays)
 
-    def submit(self, run_id: int, batch_size: int, arrays: dict[str, Any]) -> None:
+    def submit(self, run_id: int, about: AboutBatch, arrays: dict[str, Any]) -> None:
         """Share one batch of private inputs and queue it."""
+        started = time.monotonic()
+        sent_bytes = 0
         inputs = [arrays[tensor.name] for tensor in self.runtime.manifest.private_inputs]
         by_rank = self.runtime.share_inputs(inputs)
         for rank in self.peers:
-            message = share_message(Kind.RUN, run_id, by_rank[rank], batch_size=batch_size)
+            message = share_message(Kind.RUN, run_id, by_rank[rank], about.as_meta())
             self.runtime.inputs.send_async(rank, message)
-        self.batches.put(_Batch(run_id, batch_size, by_rank[self.spec.rank], time.monotonic()))
+            sent_bytes += len(message)
+        own, now = by_rank[self.spec.rank], time.monotonic()
+        self.batches.put(_Batch(run_id, about, own, now, now - started, sent_bytes))
 
     def run_batches(self) -> None:
         """Run what has been shared, in the order in which the other parties see it."""
         while True:
             batch = self.batches.get()
             started = time.monotonic()
-            results = self.runtime.run_batch(batch.batch_size, batch.shares)
+            results = self.runtime.run_batch(batch.about.batch_size, batch.shares)
             self.revealing.put((batch, results, started))
 
     def reveal_outputs(self) -> None:
         """Put output shares together and hand the prediction to this party's runner."""
-        expected = len(self.runtime.manifest.private_outputs)
         names = [tensor.name for tensor in self.runtime.manifest.private_outputs]
         while True:
             batch, own, started = self.revealing.get()
             ran = time.monotonic()
             by_rank: dict[int, list[Share]] = {self.spec.rank: own}
+            received_bytes = 0
             for rank in self.peers:
-                frame, shares = shares_of(self.runtime.outputs.recv(rank), expected=expected)
+                message = self.runtime.outputs.recv(rank)
+                received_bytes += len(message)
+                frame, shares = shares_of(message, expected=len(names) if batch.run_id else 0)
                 if frame.kind is not Kind.RESULT or frame.id != batch.run_id:
                     raise ValueError("a party answered another batch than the one that was asked")
                 by_rank[rank] = shares
-            arrays = self.runtime.reveal([by_rank[rank] for rank in sorted(by_rank)])
             if batch.run_id == 0:
                 self.warm_ups.put(time.monotonic() - started)
                 continue
+            arrays = self.runtime.reveal([by_rank[rank] for rank in sorted(by_rank)])
             specs, parts = array_parts(
                 {name: np.asarray(array) for name, array in zip(names, arrays, strict=True)}
             )
-            times = {"run_s": ran - started, "reveal_s": time.monotonic() - ran}
-            meta = {"arrays": specs, "batch_size": batch.batch_size, **times}
+            meta = {
+                "arrays": specs,
+                "share_s": batch.share_s,
+                "wait_s": started - batch.received_at,
+                "run_s": ran - started,
+                "reveal_s": time.monotonic() - ran,
+                "sent_bytes": batch.message_bytes,
+                "received_bytes": received_bytes,
+            }
             self.pipe.send(Frame(Kind.RESULT, batch.run_id, meta, parts))
 
     def warm_up(self) -> None:
@@ -174,7 +220,7 @@ class DataOwnerLoop(_Loop):
                 t.name: np.zeros(t.with_batch(batch_size), t.dtype)
                 for t in self.runtime.manifest.private_inputs
             }
-            self.submit(0, batch_size, zeros)
+            self.submit(0, AboutBatch(batch_size), zeros)
             seconds[str(batch_size)] = self.warm_ups.get()
         self.pipe.send(Frame(Kind.READY, meta={"run_s": seconds}))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from secure_runner.frames import Bytes, Frame, FrameError, Kind, decode, encode
 
@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 __all__ = ["share_message", "shares_of"]
 
 
-def share_message(kind: Kind, run_id: int, shares: Sequence[Share], *, batch_size: int) -> bytes:
-    """One message with one party's shares of several tensors, in the program's order."""
+def share_message(kind: Kind, run_id: int, shares: Sequence[Share], about: Mapping[str, Any]) -> bytes:
+    """One message with one party's shares of several tensors, in the program's order.
+
+    ``about`` goes with them in the clear.
+    """
     parts: list[Bytes] = []
     for share in shares:
         parts.append(share.meta)
         parts.extend(share.share_chunks)
-    meta = {"chunks": [len(share.share_chunks) for share in shares], "batch_size": batch_size}
+    meta = {"chunks": [len(share.share_chunks) for share in shares], **about}
     return b"".join(encode(Frame(kind, run_id, meta, parts)))
 
 

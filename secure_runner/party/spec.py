@@ -30,6 +30,8 @@ class SessionSpec(BaseModel):
     """The program: manifest and executables."""
     params_file: Path | None = None
     """The params; set at the model owner alone."""
+    ask_before_runs: bool = False
+    """Whether this party asks its runner before it runs a batch; where the model owner has set limits."""
 
     @property
     def parties(self) -> tuple[str, ...]:

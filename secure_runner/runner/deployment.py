@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,13 +14,20 @@ from converters import LocalStep, apply_steps
 from secure_runner.config import Cluster, PartySettings, embedded_cluster
 from secure_runner.errors import AgreementError, InputError, ProgramError, UnavailableError
 from secure_runner.frames import Array
+from secure_runner.party.about import AboutBatch
 from secure_runner.programs.files import read_program
 from secure_runner.programs.manifest import LocalStepSpec, Manifest, TensorSpec
 from secure_runner.protocols import ProtocolName
 from secure_runner.runner.ladder import Ladder
 from secure_runner.runner.lanes import LanePool
-from secure_runner.runner.queue import Arrays, BatchQueue
-from secure_runner.sessions.keeper import PartyFiles, embedded_keeper, follower_keeper, leader_keeper
+from secure_runner.runner.queue import Arrays, BatchQueue, Part
+from secure_runner.sessions.keeper import (
+    Oversight,
+    PartyFiles,
+    embedded_keeper,
+    follower_keeper,
+    leader_keeper,
+)
 
 __all__ = ["Deployment", "PartyFiles"]
 
@@ -51,13 +59,13 @@ class Deployment:
         if settings is None:
             chosen = self.manifest.protocol if protocol is None else protocol
             self.cluster = _embedded(files, chosen, insecure=insecure, lanes=lanes)
-            self._keeper = embedded_keeper(self.cluster, files)
+            self._keeper = embedded_keeper(self.cluster, files, Oversight())
         else:
             self.cluster = settings.cluster
             _check_pin(settings, self.manifest)
             leads = settings.role == "model_owner"
             make_keeper = leader_keeper if leads else follower_keeper
-            self._keeper = make_keeper(settings, self.manifest, files)
+            self._keeper = make_keeper(settings, self.manifest, files, Oversight())
         self._encode = _steps(self.manifest.encode)
         self._decode = _steps(self.manifest.decode)
         self._tasks: list[asyncio.Task[None]] = []
@@ -139,10 +147,12 @@ class Deployment:
             raise InputError(f"all inputs must have the same number of rows, at least 1; got {sorted(rows)}")
         return private
 
-    async def _run(self, batch_size: int, arrays: Arrays) -> tuple[Arrays, float]:
+    async def _run(self, batch_size: int, arrays: Arrays, parts: Sequence[Part]) -> tuple[Arrays, float]:
+        rows = sum(part.rows for part in parts)
+        about = AboutBatch(batch_size, rows, batch_id=secrets.token_hex(8))
         async with self._pool.process() as process:
-            result = await process.run(batch_size, arrays)
-        return result.arrays, result.run_s + result.reveal_s
+            result = await process.run(about, arrays)
+        return result.arrays, result.report.run_s + result.report.reveal_s
 
 
 def _embedded(files: PartyFiles, protocol: ProtocolName, *, insecure: bool, lanes: int) -> Cluster:

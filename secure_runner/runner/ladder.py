@@ -19,13 +19,17 @@ class Ladder:
     """
 
     def __init__(self, batch_sizes: Sequence[int]) -> None:
-        self.batch_sizes = tuple(sorted(batch_sizes))
+        self._all = self.batch_sizes = tuple(sorted(batch_sizes))
         self._run_s: dict[int, float] = {}
 
     @property
     def largest(self) -> int:
         """Rows of the largest executable."""
         return self.batch_sizes[-1]
+
+    def allow_up_to(self, rows: int | None) -> None:
+        """Use no larger executable than this; None allows all. The smallest one is always used."""
+        self.batch_sizes = tuple(size for size in self._all if rows is None or size <= rows) or self._all[:1]
 
     def measured(self, batch_size: int, run_s: float) -> None:
         """Take note of one run."""

@@ -12,8 +12,9 @@ import asyncio
 import itertools
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -21,13 +22,26 @@ from secure_runner.errors import DeadlineError, OverloadedError, SecureRunnerErr
 from secure_runner.frames import Array
 from secure_runner.runner.ladder import Ladder
 
-__all__ = ["BatchQueue", "BatchRun"]
+__all__ = ["BatchQueue", "BatchRun", "Part"]
 
 _log = logging.getLogger(__name__)
 
 Arrays = Mapping[str, Array]
-BatchRun = Callable[[int, Arrays], Awaitable[tuple[Arrays, float]]]
-"""Runs one padded batch: (batch size, private inputs) → (private outputs, seconds of the run)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one request in a batch, without the rows."""
+
+    about: Any
+    """What ``submit`` was given."""
+    rows: int
+    waited_s: float
+    """Since the request arrived."""
+
+
+BatchRun = Callable[[int, Arrays, Sequence[Part]], Awaitable[tuple[Arrays, float]]]
+"""Runs one padded batch: (batch size, private inputs, whose) → (private outputs, seconds of the run)."""
 
 _LINGER_SHARE = 0.1
 _LONGEST_LINGER_S = 0.1
@@ -40,6 +54,8 @@ class _Request:
     rows: int
     deadline: float | None
     answer: asyncio.Future[dict[str, Array]]
+    arrived_at: float = 0.0
+    about: Any = None
     pieces: dict[int, Arrays] = field(default_factory=dict)
     """Answered rows, by their first row."""
 
@@ -102,7 +118,12 @@ class BatchQueue:
         self.waiting_rows = 0
 
     async def submit(
-        self, arrays: Arrays, *, client: str | None = None, deadline_s: float | None = None
+        self,
+        arrays: Arrays,
+        *,
+        client: str | None = None,
+        deadline_s: float | None = None,
+        about: Any = None,
     ) -> dict[str, Array]:
         """Answer some rows.
 
@@ -110,6 +131,7 @@ class BatchQueue:
             arrays: private input name → array, all with the same number of rows (at least 1).
             client: rows of different clients are served in turn.
             deadline_s: seconds from now.
+            about: handed to ``run`` with each of the request's parts.
 
         Raises:
             OverloadedError: too many rows wait already.
@@ -125,8 +147,9 @@ class BatchQueue:
                 code="queue_full",
             )
         loop = asyncio.get_running_loop()
-        deadline = None if deadline_s is None else loop.time() + deadline_s
-        request = _Request(arrays, rows, deadline, loop.create_future())
+        now = loop.time()
+        deadline = None if deadline_s is None else now + deadline_s
+        request = _Request(arrays, rows, deadline, loop.create_future(), now, about)
         self._put(client or f"anonymous-{next(self._anonymous)}", _Slice(request, 0, rows))
         try:
             return await asyncio.wait_for(request.answer, deadline_s)
@@ -204,7 +227,7 @@ class BatchQueue:
 
     async def _run_batch(self, slices: list[_Slice], batch_size: int) -> None:
         try:
-            outputs, run_s = await self._run(batch_size, _padded(slices, batch_size))
+            outputs, run_s = await self._run(batch_size, _padded(slices, batch_size), _parts(slices))
             _answer(slices, outputs, batch_size)
         except UnavailableError as error:
             self._retry(slices, error)
@@ -253,6 +276,11 @@ def _answer(slices: list[_Slice], outputs: Arrays, batch_size: int) -> None:
         rows = {name: array[at : at + part.rows] for name, array in outputs.items()}
         part.request.take(part.start, rows)
         at += part.rows
+
+
+def _parts(slices: list[_Slice]) -> list[Part]:
+    now = asyncio.get_running_loop().time()
+    return [Part(part.request.about, part.rows, now - part.request.arrived_at) for part in slices]
 
 
 def _fail(slices: list[_Slice], error: SecureRunnerError) -> None:

@@ -103,4 +103,3 @@ def compare_clocks(mine: str, theirs: str, difference_s: float, limit_s: float) 
 
 def _shown(value: object) -> str:
     return "nothing" if value is None else str(value)
-

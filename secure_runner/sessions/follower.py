@@ -54,7 +54,7 @@ class FollowerLane:
     async def _session(self, peer: Peer, start: Start) -> str:
         self.state.epoch = start.epoch
         self._told_to_end.clear()
-        order = SessionOrder(session_id=start.session_id, epoch=start.epoch, lane=start.lane, slot=start.slot)
+        order = SessionOrder(start.session_id, start.epoch, start.lane, start.slot, start.terms)
         told = asyncio.create_task(self._told_to_end.wait())
         own = asyncio.create_task(self._own_part(peer, order))
         try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from secure_runner.sessions.dealer import LocalDealer
 from secure_runner.sessions.follower import Follower, FollowerLane
 from secure_runner.sessions.lane import LaneState
 from secure_runner.sessions.leader import LaneLeader
+from secure_runner.sessions.limits import Allowance, BatchLimits
 from secure_runner.sessions.member import LocalMember, Member
 from secure_runner.sessions.remote import RemoteMember, attend
+from secure_runner.sessions.watch import IDLE_WATCH, PartyWatch
 
-__all__ = ["Keeper", "Lane", "PartyFiles", "embedded_keeper", "follower_keeper", "leader_keeper"]
+__all__ = ["Keeper", "Lane", "Oversight", "PartyFiles", "embedded_keeper", "follower_keeper", "leader_keeper"]
 
 
 @dataclass(frozen=True)
@@ -57,30 +59,50 @@ class Keeper:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def embedded_keeper(cluster: Cluster, files: PartyFiles) -> Keeper:
+@dataclass(frozen=True)
+class Oversight:
+    """Who watches a runner's parties, and what limits them."""
+
+    watch_of: Callable[[str], PartyWatch] = lambda _: IDLE_WATCH
+    """Party name → who keeps its records."""
+    limits: BatchLimits | None = None
+    """Of the model owner, for the data owner."""
+    allowance: Allowance = field(default_factory=Allowance)
+    """At the data owner: what it may ask for."""
+
+
+def embedded_keeper(cluster: Cluster, files: PartyFiles, oversight: Oversight) -> Keeper:
     """All parties on this machine, each in a process of its own."""
     dealer = LocalDealer(cluster) if cluster.dealer is not None else None
     settings = embedded_settings(cluster, None if dealer is None else dealer.public_key)
     lanes, leaders = [], []
     for lane in range(cluster.lanes):
-        parties = [_local(settings[party], files) for party in cluster.ranked_parties]
+        parties = [_local(settings[party], files, oversight) for party in cluster.ranked_parties]
         # The dealer serves all lanes and is looked after by the first.
         members: list[Member] = [*([dealer] if dealer is not None and lane == 0 else []), *parties]
-        leader = LaneLeader(cluster, members, lane)
+        leader = LaneLeader(cluster, members, lane, oversight.limits)
         leaders.append(leader)
         lanes.append(Lane(leader.state, parties))
     return Keeper(lanes, [leader.run() for leader in leaders])
 
 
-def leader_keeper(settings: PartySettings, manifest: Manifest, files: PartyFiles) -> Keeper:
+def leader_keeper(
+    settings: PartySettings, manifest: Manifest, files: PartyFiles, oversight: Oversight
+) -> Keeper:
     """The model owner's runner: it orders the sessions."""
     cluster = settings.cluster
     others = [party for party in cluster.ranked_parties if party != settings.party]
-    remote = {(party, lane): RemoteMember(party, lane) for party in others for lane in range(cluster.lanes)}
+    data_owner = cluster.party_with("data_owner")
+    remote = {
+        (party, lane): RemoteMember(party, lane, is_data_owner=party == data_owner)
+        for party in others
+        for lane in range(cluster.lanes)
+    }
     lanes, leaders = [], []
     for lane in range(cluster.lanes):
-        own = _local(settings, files)
-        leader = LaneLeader(cluster, [own, *(remote[party, lane] for party in others)], lane)
+        own = _local(settings, files, oversight)
+        members: list[Member] = [own, *(remote[party, lane] for party in others)]
+        leader = LaneLeader(cluster, members, lane, oversight.limits)
         leader.state.waits(f"waiting for {' and '.join(others)}")
         leaders.append(leader)
         lanes.append(Lane(leader.state, [own]))
@@ -93,13 +115,22 @@ def leader_keeper(settings: PartySettings, manifest: Manifest, files: PartyFiles
     return Keeper(lanes, [listen(), *(leader.run() for leader in leaders)])
 
 
-def follower_keeper(settings: PartySettings, manifest: Manifest, files: PartyFiles) -> Keeper:
+def follower_keeper(
+    settings: PartySettings, manifest: Manifest, files: PartyFiles, oversight: Oversight
+) -> Keeper:
     """Every other computing party's runner: it joins the sessions that are ordered."""
-    lanes = [FollowerLane(_local(settings, files), lane) for lane in range(settings.cluster.lanes)]
+    lanes = [FollowerLane(_local(settings, files, oversight), lane) for lane in range(settings.cluster.lanes)]
     follower = Follower(settings, make_hello(settings, manifest), lanes)
     return Keeper([Lane(lane.state, [lane.member]) for lane in lanes], [follower.run()])
 
 
-def _local(settings: PartySettings, files: PartyFiles) -> LocalMember:
-    params_file = files.params_file if settings.role == "model_owner" else None
-    return LocalMember(settings, files.program_dir, params_file)
+def _local(settings: PartySettings, files: PartyFiles, oversight: Oversight) -> LocalMember:
+    leads = settings.role == "model_owner"
+    return LocalMember(
+        settings,
+        files.program_dir,
+        files.params_file if leads else None,
+        oversight.watch_of(settings.party),
+        oversight.limits if leads else None,
+        oversight.allowance if settings.role == "data_owner" else None,
+    )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from secure_runner.config import SLOTS, Cluster
 from secure_runner.errors import SecureRunnerError
 from secure_runner.sessions.lane import LaneState
+from secure_runner.sessions.limits import BatchLimits
 from secure_runner.sessions.member import Member, SessionOrder
 
 __all__ = ["LaneLeader"]
@@ -20,8 +21,11 @@ _LONGEST_PAUSE_S = 5.0
 class LaneLeader:
     """Keeps one lane in session: when a session ends, for whatever reason, it starts the next."""
 
-    def __init__(self, cluster: Cluster, members: Sequence[Member], lane: int = 0) -> None:
+    def __init__(
+        self, cluster: Cluster, members: Sequence[Member], lane: int = 0, limits: BatchLimits | None = None
+    ) -> None:
         self._cluster = cluster
+        self._limits = limits
         self._members = members
         self._run_id = secrets.token_hex(4)
         self.state = LaneState(lane)
@@ -52,6 +56,7 @@ class LaneLeader:
             epoch=epoch,
             lane=lane,
             slot=epoch % SLOTS,
+            terms=None if self._limits is None else self._limits.terms(),
         )
         try:
             starts = asyncio.gather(*(member.start(order) for member in self._members))

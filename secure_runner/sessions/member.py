@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from secure_runner.config import PartySettings
+from secure_runner.party.about import AboutBatch
 from secure_runner.party.spec import SessionSpec
+from secure_runner.sessions.limits import Allowance, BatchLimits
+from secure_runner.sessions.messages import Terms
 from secure_runner.sessions.process import PartyProcess
+from secure_runner.sessions.watch import PartyWatch, RunReport
 
 __all__ = ["LocalMember", "Member", "SessionOrder"]
 
@@ -28,6 +33,8 @@ class SessionOrder:
     epoch: int
     lane: int
     slot: int
+    terms: Terms | None = None
+    """The model owner's limits, for the data owner."""
 
 
 class Member(Protocol):
@@ -60,12 +67,33 @@ class Member(Protocol):
 
 
 class LocalMember:
-    """A party whose processes this runner looks after: one in session, one standing by."""
+    """A party whose processes this runner looks after: one in session, one standing by.
 
-    def __init__(self, settings: PartySettings, program_dir: Path, params_file: Path | None) -> None:
+    Args:
+        settings: of the party.
+        program_dir: the program.
+        params_file: the params, at the model owner.
+        watch: keeps records of the party.
+        limits: at the model owner, decides before each batch whether it may run.
+        allowance: at the data owner, keeps to the terms of each session.
+    """
+
+    def __init__(
+        self,
+        settings: PartySettings,
+        program_dir: Path,
+        params_file: Path | None,
+        watch: PartyWatch,
+        limits: BatchLimits | None = None,
+        allowance: Allowance | None = None,
+    ) -> None:
         self._settings = settings
         self._program_dir = program_dir
         self._params_file = params_file
+        self._watch = watch
+        self._limits = limits
+        self._allowance = allowance
+        self._started_at = 0.0
         self._standby: asyncio.Task[PartyProcess] | None = None
         self.process: PartyProcess | None = None
         """The process in session, if there is one."""
@@ -92,17 +120,25 @@ class LocalMember:
         assert self._standby is not None, "a session starts with warm processes"
         process = await self._standby
         self._standby, self.process = None, process
-        self.started = await process.start(
-            SessionSpec(
-                settings=self._settings,
-                session_id=order.session_id,
-                epoch=order.epoch,
-                lane=order.lane,
-                slot=order.slot,
-                program_dir=self._program_dir,
-                params_file=self._params_file,
-            )
+        spec = SessionSpec(
+            settings=self._settings,
+            session_id=order.session_id,
+            epoch=order.epoch,
+            lane=order.lane,
+            slot=order.slot,
+            program_dir=self._program_dir,
+            params_file=self._params_file,
+            ask_before_runs=self._limits is not None,
         )
+        if self._allowance is not None:
+            self._allowance.update(order.terms)
+        self._watch.session_started(spec)
+        self._started_at = time.monotonic()
+        process.on_report = lambda report: self._watch.batch_ran(spec, report)
+        process.admits = lambda _, about: self._admits(spec, about)
+        self.started = await process.start(spec)
+        for batch_size, run_s in self.started.get("run_s", {}).items():
+            self._watch.batch_ran(spec, RunReport(0, AboutBatch(int(batch_size)), run_s=run_s))
         self._standby = asyncio.create_task(self._spawn(_STANDBY_DELAY_S, _STANDBY_NICENESS))
 
     async def ended(self) -> str:
@@ -113,8 +149,12 @@ class LocalMember:
     async def end(self) -> None:
         """Kill the process in session."""
         process, self.process = self.process, None
-        if process is not None:
-            await process.kill()
+        if process is None:
+            return
+        reason = process.end_reason or "ended"
+        await process.kill()
+        if process.spec is not None:
+            self._watch.session_ended(process.spec, reason, time.monotonic() - self._started_at)
 
     async def close(self) -> None:
         """Kill both processes."""
@@ -125,6 +165,12 @@ class LocalMember:
             done = (await asyncio.gather(standby, return_exceptions=True))[0]
             if isinstance(done, PartyProcess):
                 await done.kill()
+
+    def _admits(self, spec: SessionSpec, about: AboutBatch) -> bool:
+        refusal = None if self._limits is None else self._limits.take(about.batch_size)
+        if refusal is not None:
+            self._watch.batch_refused(spec, about, refusal.code)
+        return refusal is None
 
     async def _spawn(self, delay_s: float, niceness: int) -> PartyProcess:
         # A standby is for the next fault, not for now: its imports must not slow the session that just began.

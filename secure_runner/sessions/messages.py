@@ -23,6 +23,7 @@ __all__ = [
     "Ready",
     "SessionMessage",
     "Start",
+    "Terms",
     "Warm",
     "read_greeting",
     "read_session_message",
@@ -96,6 +97,17 @@ class Warm(_Message):
     lane: Count
 
 
+class Terms(_Message):
+    """What the model owner lets the data owner compute; None is without limit."""
+
+    batches_per_s: Annotated[float, Field(gt=0)] | None = None
+    burst: Annotated[int, Field(ge=1, le=2**31)] = 1
+    rows_per_day: Count | None = None
+    rows_left: Count | None = None
+    """Of this day (UTC), when the session begins."""
+    rows_per_batch: Annotated[int, Field(ge=1)] | None = None
+
+
 class Start(_Message):
     """Leader to member: join this session now."""
 
@@ -104,6 +116,8 @@ class Start(_Message):
     epoch: Count
     lane: Count
     slot: Annotated[int, Field(ge=0, le=1)]
+    terms: Terms | None = None
+    """For the data owner alone, where the model owner has set limits."""
 
 
 class Ready(_Message):

@@ -10,7 +10,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from secure_runner.frames import (
     encode_for_stream,
     read_frame,
 )
+from secure_runner.party.about import AboutBatch
+from secure_runner.sessions.watch import RunReport
 
 if TYPE_CHECKING:
     from secure_runner.party.spec import SessionSpec
@@ -41,8 +44,7 @@ class BatchResult:
     """Revealed private outputs of one batch, and where its time went."""
 
     arrays: dict[str, Array]
-    run_s: float
-    reveal_s: float
+    report: RunReport
 
 
 class PartyProcess:
@@ -57,13 +59,19 @@ class PartyProcess:
     ) -> None:
         self.party = party
         self.pid = popen.pid
+        self.spec: SessionSpec | None = None
+        """The session it was put into."""
+        self.on_report: Callable[[RunReport], None] = lambda _: None
+        """Told of each batch."""
+        self.admits: Callable[[int, AboutBatch], bool] = lambda _run_id, _about: True
+        """Asked before each batch, where the session says so."""
         self._popen = popen
         self._sock = sock
         self._freeze_timeout_s = freeze_timeout_s
         self._warm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ready: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._runs: dict[int, asyncio.Future[BatchResult]] = {}
+        self._runs: dict[int, asyncio.Future[Frame]] = {}
         self._run_ids = itertools.count(1)
         self._heard_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
@@ -105,17 +113,18 @@ class PartyProcess:
         Raises:
             UnavailableError: the process ended before.
         """
+        self.spec = spec
         self._send(Frame(Kind.START, meta=spec.model_dump(mode="json")))
         started = await asyncio.shield(self._ready)
         self._heard_at = asyncio.get_running_loop().time()
         self._tasks.append(asyncio.create_task(self._watch()))
         return started
 
-    async def run(self, batch_size: int, arrays: Mapping[str, Array]) -> BatchResult:
+    async def run(self, about: AboutBatch, arrays: Mapping[str, Array]) -> BatchResult:
         """Run one batch of private inputs (data owner's process only).
 
         Args:
-            batch_size: a size of the ladder.
+            about: its size, of the ladder, and what the other parties are told of it.
             arrays: private input name → array, padded to ``batch_size`` rows.
 
         Raises:
@@ -123,19 +132,32 @@ class PartyProcess:
         """
         if self._ended.done():
             raise _gone(self._ended.result())
-        run_id = next(self._run_ids)
+        run_id, started = next(self._run_ids), time.monotonic()
         specs, parts = array_parts(arrays)
-        answer: asyncio.Future[BatchResult] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self._runs[run_id] = answer
         try:
-            self._send(Frame(Kind.RUN, run_id, {"batch_size": batch_size, "arrays": specs}, parts))
-            return await answer
+            self._send(Frame(Kind.RUN, run_id, about.as_meta() | {"arrays": specs}, parts))
+            frame = await answer
+        except BaseException as error:
+            code = getattr(error, "code", "cancelled")
+            self.on_report(RunReport(run_id, about, outcome=code, run_s=time.monotonic() - started))
+            raise
+        else:
+            result = BatchResult(arrays_of(frame.meta["arrays"], frame.parts), _report_of(frame, about))
+            self.on_report(result.report)
+            return result
         finally:
             self._runs.pop(run_id, None)
 
     async def ended(self) -> str:
         """Wait for the end; why, as a code: ``died``, ``frozen``, ``ended``, or what the party said."""
         return await asyncio.shield(self._ended)
+
+    @property
+    def end_reason(self) -> str:
+        """Why it ended, as :meth:`ended` says; nothing while it lives."""
+        return self._ended.result() if self._ended.done() else ""
 
     @property
     def alive(self) -> bool:
@@ -149,7 +171,7 @@ class PartyProcess:
         while self._popen.poll() is None:
             await asyncio.sleep(0.01)
 
-    # ---------------------------------------------------------------------------------------------------------
+    # --------------------------------------------------------------------------------------------------------
 
     async def _attach(self) -> None:
         reader, self._writer = await asyncio.open_connection(sock=self._sock, limit=_STREAM_LIMIT)
@@ -173,8 +195,12 @@ class PartyProcess:
         elif frame.kind is Kind.RESULT and frame.parts:
             answer = self._runs.get(frame.id)
             if answer is not None and not answer.done():
-                arrays = arrays_of(frame.meta["arrays"], frame.parts)
-                answer.set_result(BatchResult(arrays, frame.meta["run_s"], frame.meta["reveal_s"]))
+                answer.set_result(frame)
+        elif frame.kind is Kind.RESULT:
+            self.on_report(_report_of(frame, _about_of(frame)))
+        elif frame.kind is Kind.ADMIT:
+            admitted = self.admits(frame.id, _about_of(frame))
+            self._send(Frame(Kind.ADMIT, frame.id, {"admitted": admitted}))
 
     async def _watch(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -192,7 +218,8 @@ class PartyProcess:
         if self._ended.done():
             return
         self._ended.set_result(reason)
-        for waiting in (self._warm, self._ready, *self._runs.values()):
+        pending: list[asyncio.Future[Any]] = [self._warm, self._ready, *self._runs.values()]
+        for waiting in pending:
             if not waiting.done():
                 waiting.set_exception(_gone(reason))
                 # Whoever waits sees it; nobody waiting is no error.
@@ -207,6 +234,16 @@ class PartyProcess:
 
 def _gone(reason: str) -> UnavailableError:
     return UnavailableError(f"the session ended ({reason}); the next one is starting", code="session_ended")
+
+
+def _about_of(frame: Frame) -> AboutBatch:
+    batch_size: Any = frame.meta.get("batch_size")
+    return AboutBatch.of_meta(frame.meta, (batch_size,))
+
+
+def _report_of(frame: Frame, about: AboutBatch) -> RunReport:
+    names = ("share_s", "wait_s", "run_s", "reveal_s", "sent_bytes", "received_bytes")
+    return RunReport(frame.id, about, **{name: frame.meta[name] for name in names if name in frame.meta})
 
 
 def _party_environment() -> dict[str, str]:

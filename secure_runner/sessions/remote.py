@@ -17,8 +17,9 @@ __all__ = ["RemoteMember", "attend"]
 class RemoteMember:
     """A party of one lane at another runner, which comes and goes."""
 
-    def __init__(self, party: str, lane: int) -> None:
+    def __init__(self, party: str, lane: int, *, is_data_owner: bool = False) -> None:
         self._party = party
+        self._is_data_owner = is_data_owner
         self._lane = lane
         self._peer: Peer | None = None
         self._warm = asyncio.Event()
@@ -45,7 +46,13 @@ class RemoteMember:
             raise UnavailableError(f"{self._party} is not connected")
         try:
             await peer.send(
-                Start(session_id=order.session_id, epoch=order.epoch, lane=order.lane, slot=order.slot)
+                Start(
+                    session_id=order.session_id,
+                    epoch=order.epoch,
+                    lane=order.lane,
+                    slot=order.slot,
+                    terms=order.terms if self._is_data_owner else None,
+                )
             )
         except CoordinationError as error:
             raise UnavailableError(str(error)) from error

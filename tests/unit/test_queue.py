@@ -36,10 +36,12 @@ class FakeRun:
         self.most_at_once = 0
         self.gate: asyncio.Event | None = None
 
-    async def __call__(self, batch_size: int, arrays: Any) -> tuple[dict[str, np.ndarray], float]:
+    async def __call__(self, batch_size: int, arrays: Any, parts: Any) -> tuple[dict[str, np.ndarray], float]:
         assert set(arrays) == {"x"}
         assert len(arrays["x"]) == batch_size
         assert batch_size in LADDER
+        assert 0 < sum(part.rows for part in parts) <= batch_size
+        assert all(part.waited_s >= 0 for part in parts)
         self.batches.append(arrays["x"].copy())
         failure = self.failures.pop(0) if self.failures else None
         self.at_once += 1
