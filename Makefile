@@ -35,3 +35,7 @@ demo: env
 
 test: env
 	$(PY) -m pytest
+
+# BENCH_ARGS="--quick --only http" for a short one.
+bench: env
+	$(PY) -m benchmarks $(BENCH_ARGS)

@@ -51,14 +51,14 @@ class _Model:
     with_cheetah: bool = True
 
 
-def compare(*, adjust_rank: int = 0) -> list[dict[str, Any]]:
+def compare(*, adjust_rank: int = 0, models: int | None = None) -> list[dict[str, Any]]:
     """Medians of ``Runtime.run`` in ms, in turns: ``dealer_over_tfp`` and ``cheetah_over_dealer``.
 
-    ``n`` counts the dealer's runs; CHEETAH runs less often.
+    The first ``models`` of the list, or all. ``n`` counts the dealer's runs; CHEETAH runs less often.
     """
     records = []
     with SpuParties(2) as parties, DealerProcess(_UNWATCHED) as dealer:
-        for model in _models():
+        for model in _models()[:models]:
             records += _compare_one(model, parties, dealer, adjust_rank)
     return records
 

@@ -1,0 +1,104 @@
+"""``make bench``: every suite in one run, or some of them.
+
+``python -m benchmarks [--only SUITE]… [--protocol NAME]… [--quick] [--competitors]`` writes
+``benchmarks/results/latest.json``, plots and a page. Suites that are left out keep their last records.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from benchmarks.records import RESULTS, Record, merge, read_records, write_records
+from benchmarks.workbench import PROTOCOL_NAMES, Workbench
+
+SUITES = {
+    "http": "one row over HTTP against bare SPU and SecretFlow; 64 clients",
+    "recovery": "kill -9 of a party until the next right answer",
+    "startup": "from bentoml serve to ready",
+    "lanes": "two sessions against one",
+    "growth": "latency and bytes against batch, width and depth",
+    "dealing": "semi2k with a dealer against TrustedFirstParty and cheetah",
+    "trees": "a tree ensemble against the network",
+    "competitors": "CrypTen and Concrete ML on the same network",
+}
+"""Name to what it measures. Each is a module of ``benchmarks.suites`` with ``run(bench)``."""
+
+console = Console()
+
+
+@click.command(help=__doc__)
+@click.option("--only", multiple=True, type=click.Choice(list(SUITES)), help="This suite; may be repeated.")
+@click.option("--protocol", "protocols", multiple=True, type=click.Choice(PROTOCOL_NAMES))
+@click.option("--quick", is_flag=True, help="Few repetitions: shows that everything runs, not how fast.")
+@click.option("--competitors", is_flag=True, help="Install CrypTen and Concrete ML into .bench/ and compare.")
+@click.option("--results", type=click.Path(file_okay=False, path_type=Path), default=RESULTS)
+def main(
+    only: tuple[str, ...], protocols: tuple[str, ...], quick: bool, competitors: bool, results: Path
+) -> None:
+    """Run suites, write records, draw."""
+    os.environ["BENCH_COMPETITORS"] = "1" if competitors else ""
+    suites = list(only) or list(SUITES)
+    failed: list[str] = []
+    file = results / "latest.json"
+    with tempfile.TemporaryDirectory(prefix="secure-runner-bench-") as home:
+        bench = Workbench(Path(home), quick, protocols or PROTOCOL_NAMES)  # type: ignore[arg-type]
+        with _progress() as progress:
+            for name in suites:
+                task = progress.add_task(f"{name}: {SUITES[name]}", total=None)
+                records, problem = _run(name, bench, progress)
+                if problem:
+                    failed.append(name)
+                write_records(file, merge(read_records(file), records, [name]))
+                progress.update(task, total=1, completed=1)
+    _draw(results)
+    console.print(f"{len(read_records(file))} records in {file}; the page is {results / 'index.html'}")
+    if failed:
+        raise SystemExit(f"bench: these suites did not finish: {', '.join(failed)}")
+    console.print("bench: OK")
+
+
+def _run(name: str, bench: Workbench, progress: Progress) -> tuple[list[Record], str]:
+    """Records of one suite, and what went wrong, if anything did; what was measured before it counts."""
+    records: list[Record] = []
+    started = time.monotonic()
+    try:
+        for record in importlib.import_module(f"benchmarks.suites.{name}").run(bench):
+            records.append(record)
+            progress.console.print(_line(record))
+    except Exception as error:
+        progress.console.print(f"{name} failed:\n{traceback.format_exc()}", markup=False)
+        return records, type(error).__name__
+    progress.console.print(f"{name}: {time.monotonic() - started:.0f} s")
+    return records, ""
+
+
+def _line(record: Record) -> str:
+    value = "skipped" if record.value is None else f"{record.value:.4g} {record.unit}"
+    ratio = "" if record.ratio is None else f", ratio {record.ratio:.3g} to {record.baseline:.4g}"
+    return f"  {record.name} {record.protocol} batch {record.batch}: {value}{ratio} (n={record.n})"
+
+
+def _draw(results: Path) -> None:
+    from benchmarks.page import write_page
+    from benchmarks.plots import draw
+
+    records = read_records(results / "latest.json")
+    write_page(results, records, draw(results, records))
+
+
+def _progress() -> Progress:
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=console)
+
+
+if __name__ == "__main__":
+    main()

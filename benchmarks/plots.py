@@ -1,0 +1,117 @@
+"""Plots of a benchmark run, as PNG files beside its records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.records import Record
+
+__all__ = ["RATIOS", "draw"]
+
+RATIOS = {
+    "http_over_raw": "HTTP / bare SPU, unmodified network",
+    "sf_spu_over_http": "SecretFlow's spu() / HTTP",
+    "throughput_64_over_1": "throughput, 64 clients / 1",
+    "p99_64_over_p50_1": "p99 of 64 clients / p50 of 1",
+    "lanes_throughput": "throughput, 2 lanes / 1",
+}
+"""Ratios that exist for each protocol, and what they say in a few words."""
+
+_GROWTH = {
+    "growth_batch": "rows of a batch",
+    "growth_width": "width of both hidden layers",
+    "growth_depth": "hidden layers of 64",
+}
+
+
+def draw(directory: Path, records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Draw what there are records for; returns (file name, caption) of each plot."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    plots = [_ratios(directory, records)]
+    plots += [_growth(directory, records, name, label) for name, label in _GROWTH.items()]
+    plots.append(_startup(directory, records))
+    return [plot for plot in plots if plot is not None]
+
+
+def _ratios(directory: Path, records: Sequence[Record]) -> tuple[str, str] | None:
+    from matplotlib import pyplot as plt
+
+    found = [r for r in records if r.name in RATIOS and r.ratio is not None]
+    if not found:
+        return None
+    names = [name for name in RATIOS if any(r.name == name for r in found)]
+    protocols = sorted({r.protocol for r in found})
+    figure, axes = plt.subplots(figsize=(9, 1 + 0.8 * len(names)), layout="constrained")
+    height = 0.8 / len(protocols)
+    for index, protocol in enumerate(protocols):
+        by_name = {r.name: r.ratio for r in found if r.protocol == protocol}
+        places = np.arange(len(names)) + index * height
+        bars = axes.barh(places, [by_name.get(name) or 0 for name in names], height, label=protocol)
+        axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+    axes.set_yticks(np.arange(len(names)) + 0.4 - height / 2, [RATIOS[name] for name in names])
+    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_xscale("symlog", linthresh=1)
+    axes.legend()
+    return _save(figure, directory, "ratios.png", "Ratios within one run")
+
+
+def _growth(directory: Path, records: Sequence[Record], name: str, label: str) -> tuple[str, str] | None:
+    from matplotlib import pyplot as plt
+
+    found = [r for r in records if r.name == name and r.value is not None]
+    if not found:
+        return None
+    figure, (times, traffic) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for protocol in sorted({r.protocol for r in found}):
+        points = sorted(
+            (r.detail["x"], r.value, r.detail["sent_bytes"]) for r in found if r.protocol == protocol
+        )
+        xs, values, sent = (list(column) for column in zip(*points, strict=True))
+        line = times.plot(xs, values, "o-", label=protocol)[0]
+        slope, constant = _fit(xs, values)
+        times.plot(xs, [constant + slope * x for x in xs], "--", color=line.get_color(), linewidth=0.8)
+        traffic.plot(xs, [count / 1000 for count in sent], "o-", label=protocol)
+    for axes, unit in ((times, "p50 of a run, ms"), (traffic, "sent by one party, kB")):
+        axes.set(xlabel=label, ylabel=unit, xscale="log", yscale="log")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return _save(figure, directory, f"{name}.png", f"Cost against {label}; dashed: a + b·x")
+
+
+def _fit(xs: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+    """Slope and constant of ``value = constant + slope * x``, least relative squares."""
+    weights = 1 / np.asarray(values)
+    slope, constant = np.polyfit(xs, values, 1, w=weights) if len(xs) > 1 else (0.0, values[0])
+    return float(slope), float(constant)
+
+
+def _startup(directory: Path, records: Sequence[Record]) -> tuple[str, str] | None:
+    from matplotlib import pyplot as plt
+
+    found = [r for r in records if r.name == "startup_ready_s" and r.detail.get("stages_s")]
+    if not found:
+        return None
+    figure, axes = plt.subplots(figsize=(9, 1 + 0.5 * len(found)), layout="constrained")
+    left = np.zeros(len(found))
+    for stage in dict.fromkeys(stage for r in found for stage in r.detail["stages_s"]):
+        widths = [r.detail["stages_s"].get(stage, 0.0) for r in found]
+        axes.barh([r.protocol for r in found], widths, left=left, label=stage)
+        left += widths
+    axes.set_xlabel("seconds from bentoml serve to ready")
+    axes.legend(fontsize=8)
+    return _save(figure, directory, "startup.png", "Time to ready, by stage")
+
+
+def _save(figure: Any, directory: Path, name: str, caption: str) -> tuple[str, str]:
+    from matplotlib import pyplot as plt
+
+    figure.savefig(directory / name, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return name, caption

@@ -1,0 +1,124 @@
+"""CrypTen and Concrete ML on the same network, where they install, against this project over HTTP.
+
+Each lives in an environment of its own under ``.bench/``. That means downloads of several gigabytes on some
+machines, hence only with ``--competitors``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.models import mlp
+from benchmarks.records import Record
+from benchmarks.workbench import Workbench
+from secure_runner.protocols import ProtocolName
+
+__all__ = ["run"]
+
+SUITE = "competitors"
+_ROOT = Path(__file__).resolve().parents[2]
+_INSTALL_TIMEOUT_S = 600.0
+_RUN_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class _Rival:
+    name: str
+    python: str
+    packages: tuple[str, ...]
+    script: str
+    against: ProtocolName
+    full: int
+    quick: int
+
+
+_RIVALS = (
+    _Rival("crypten", "3.11", ("torch==2.13.0", "crypten==0.4.1"), "crypten_mlp.py", "semi2k", 40, 5),
+    _Rival("concrete", "3.10", ("concrete-ml==1.9.0",), "concrete_mlp.py", "aby3", 5, 1),
+)
+
+
+def run(bench: Workbench) -> Iterator[Record]:
+    """``crypten_over_http`` and ``concrete_over_http``; a record that says why, where one was skipped."""
+    for rival in _RIVALS:
+        if not os.environ.get("BENCH_COMPETITORS"):
+            yield _skipped(rival, "skipped: only with --competitors")
+            continue
+        try:
+            python = _environment(rival)
+            yield _compare(bench, rival, python)
+        except (subprocess.SubprocessError, OSError) as error:
+            reason = getattr(error, "stderr", None) or str(error)
+            yield _skipped(rival, f"skipped: {str(reason).strip().splitlines()[-1][:160]}")
+
+
+def _compare(bench: Workbench, rival: _Rival, python: Path) -> Record:
+    model, count = mlp(), bench.scale(rival.full, rival.quick)
+    with bench.serve(model, rival.against) as served:
+        http = served.load.run(clients=1, requests=bench.scale(20, 5)).latencies_ms
+        times = _run(rival, python, count)
+        http += served.load.run(clients=1, requests=bench.scale(20, 5)).latencies_ms
+    return Record.of(
+        f"{rival.name}_over_http",
+        suite=SUITE,
+        protocol=rival.name,
+        batch=1,
+        value=statistics.median(times),
+        unit="ms",
+        baseline=statistics.median(http),
+        n=len(times),
+        against=f"this project over HTTP, {rival.against}",
+        packages=list(rival.packages),
+    )
+
+
+def _run(rival: _Rival, python: Path, count: int) -> list[float]:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    script = _ROOT / "benchmarks" / "rivals" / rival.script
+    command = [str(python), str(script), str(port), str(count)]
+    # Not this project's environment: the rival's packages must not meet ours.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=_RUN_TIMEOUT_S, check=True
+    )
+    times: list[float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return times
+
+
+def _environment(rival: _Rival) -> Path:
+    """A Python with the rival's packages, made once."""
+    directory = _ROOT / ".bench" / rival.name
+    python = directory / "bin" / "python"
+    if not (directory / "ready").exists():
+        shutil.rmtree(directory, ignore_errors=True)
+        uv = ["uv", "venv", "--quiet", "--seed", "--python", rival.python, str(directory)]
+        _call(uv)
+        _call([str(python), "-m", "pip", "install", "--quiet", *rival.packages])
+        (directory / "ready").touch()
+    return python
+
+
+def _call(command: list[str]) -> None:
+    subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S, check=True)
+
+
+def _skipped(rival: _Rival, reason: str) -> Record:
+    return Record.of(
+        f"{rival.name}_over_http",
+        suite=SUITE,
+        protocol=rival.name,
+        batch=1,
+        value=None,
+        unit="ms",
+        n=0,
+        skipped=reason,
+    )
