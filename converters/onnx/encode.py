@@ -156,8 +156,8 @@ def _missing_in_front(graph: Graph, node: Node) -> bool:
     if marks is None:
         if np.isnan(replaced):
             graph.warnings.append(
-                f"{node.name}: it imputes values computed inside the model, where none can be missing; it is "
-                "left out."
+                f"{node.name}: it imputes values that are computed inside the model or used elsewhere; it is "
+                "left out, and a request with a missing value is refused."
             )
         return False
     nodes, name = marks
@@ -173,12 +173,13 @@ def _missing_in_front(graph: Graph, node: Node) -> bool:
 def _marks(graph: Graph, name: str, replaced: float) -> tuple[list[Node], str] | None:
     """Nodes that bring the marks of a value's missing entries to the same place, and the marks' name."""
     spec = next((spec for spec in graph.inputs if spec.name == name), None)
+    if spec is not None and graph.uses().get(name) != 1:
+        return None  # elsewhere a missing value would silently be 0
     if spec is not None:
         return ([], _mark_input(graph, spec, replaced)) if spec.dtype == "float32" else None
     producer = graph.producers().get(name)
     if producer is None or producer.op not in _LAYOUT or producer.outputs[0] in graph.outputs:
         return None
-    # Every reader must impute: elsewhere a missing value would silently be 0.
     if graph.uses().get(name) != 1:
         return None
     before = list(producer.inputs)  # marking an input renames it in the node

@@ -21,6 +21,8 @@ from converters.trees.rounding import on_grid
 
 __all__ = ["lay_out_trees", "round_thresholds"]
 
+_LARGEST_DEPTH = 12
+"""Levels to which trees are padded where a formulation asks for it."""
 _TREES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor", "TreeEnsemble")
 
 
@@ -89,12 +91,14 @@ def _layout(ensemble: Ensemble, width: int, options: TreeOptions) -> Layout:
         return public(ensemble, width)
     if hidden_is_complete(ensemble):
         return complete(ensemble, width)
-    if options.formulation not in ("auto", "boolean"):
-        raise NodeError(
-            f"trees of {ensemble.depth} levels and at most {ensemble.largest_tree()} leaves are not padded "
-            f"to complete ones, which tree_formulation={options.formulation!r} needs.",
-            "use tree_formulation='auto', or train trees of limited depth.",
-        )
+    if options.formulation in ("level", "mux"):  # they know complete trees only
+        if ensemble.depth > _LARGEST_DEPTH:
+            raise NodeError(
+                f"trees of {ensemble.depth} levels cannot be padded to complete ones, which "
+                f"tree_formulation={options.formulation!r} needs.",
+                "use tree_formulation='auto', or train trees of limited depth.",
+            )
+        return complete(ensemble, width)
     return path_blocks(ensemble, width)
 
 
