@@ -150,11 +150,12 @@ async def read_frame(reader: ByteReader) -> Frame:
 
 def array_parts(arrays: Mapping[str, Array]) -> tuple[list[dict[str, Any]], list[Bytes]]:
     """Describe arrays for ``meta`` and give their bytes as parts (C order; no copy where they have it)."""
-    specs, parts = [], []
+    specs: list[dict[str, Any]] = []
+    parts: list[Bytes] = []
     for name, array in arrays.items():
         contiguous = np.ascontiguousarray(array)
         specs.append({"name": name, "dtype": contiguous.dtype.str, "shape": list(array.shape)})
-        parts.append(memoryview(contiguous.reshape(-1)).cast("B"))
+        parts.append(contiguous.reshape(-1).data.cast("B"))
     return specs, parts
 
 

@@ -58,9 +58,9 @@ def runtime_config_dict(
             config["beaver_type"] = "TrustedFirstParty"
         else:
             raise ConfigError(
-                "protocol semi2k needs a dealer: without one, the model owner makes the randomness and can unmask "
-                "the features. Add a party with role dealer, choose aby3 or cheetah, or, for experiments on one "
-                "machine only, write insecure: true"
+                "protocol semi2k needs a dealer: without one, the model owner makes the randomness and can "
+                "unmask the features. Add a party with role dealer, choose aby3 or cheetah, or, for experiments "
+                "on one machine only, write insecure: true"
             )
     return config
 

@@ -1,1 +1,1 @@
-"""The whole way on one machine: train, convert, build, serve, predict privately, compare, look who saw what."""
+"""The whole way on one machine: train, convert, build, serve, predict privately, look who saw what."""

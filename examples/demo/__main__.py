@@ -75,9 +75,8 @@ def main() -> int:
         print(f"demo: FAILED, {'; '.join(problems)}")
         return 1
     rows = sum(len(outcome.secure) for outcome in outcomes)
-    print(
-        f"demo: OK, {len(outcomes)} models, {rows} private predictions, largest error {max(o.error for o in outcomes):.1e}"
-    )
+    error = max(outcome.error for outcome in outcomes)
+    print(f"demo: OK, {len(outcomes)} models, {rows} private predictions, largest error {error:.1e}")
     return 0
 
 

@@ -67,7 +67,7 @@ def serve(bento: str, environment: Mapping[str, str], log: Path) -> Iterator[tup
 
 
 def parties_of(server: psutil.Process) -> dict[str, int]:
-    """Party name → process id, of the parties in session (the older of each pair; the other one stands by)."""
+    """Party name → process id, of the parties in session (the older of each pair; the other stands by)."""
     found: dict[str, psutil.Process] = {}
     for process in server.children(recursive=True):
         command = process.cmdline()

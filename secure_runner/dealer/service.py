@@ -34,13 +34,14 @@ def dealer_config(environment: Mapping[str, str]) -> DealerConfig:
     settings = PartySettings.from_environment(environment)
     if settings is None or settings.role != "dealer":
         raise ConfigError(
-            "a dealer needs SECURE_RUNNER_CLUSTER and, in SECURE_RUNNER_PARTY, the name of the party with role dealer"
+            "a dealer needs SECURE_RUNNER_CLUSTER and, in SECURE_RUNNER_PARTY, the name of the party "
+            "with role dealer"
         )
     identity_file = environment.get(IDENTITY_VARIABLE)
     if not identity_file:
         raise ConfigError(
-            f"{IDENTITY_VARIABLE}: missing; it names the dealer's identity key, whose public half the parties "
-            "pin. `secure-runner certs` makes one"
+            f"{IDENTITY_VARIABLE}: missing; it names the dealer's identity key, whose public half the "
+            "parties pin; docs/dealer.md shows how to make one"
         )
     tls = None
     if settings.cluster.tls is not None:
@@ -65,8 +66,8 @@ def _authority(settings: PartySettings) -> Path:
     files = {settings.trust_file(party) for party in settings.cluster.ranked_parties}
     if len(files) > 1:
         raise ConfigError(
-            "tls.ca_file: missing; a cluster with a dealer needs one authority for all parties, because SPU's "
-            "client of the dealer takes one file"
+            "tls.ca_file: missing; a cluster with a dealer needs one authority for all parties, because "
+            "SPU's client of the dealer takes one file"
         )
     return files.pop()
 

@@ -24,7 +24,7 @@ def create_refusing_app(manifest: Manifest, role: Role) -> Starlette:
     """
     message = (
         f"this is the service of the {role.replace('_', ' ')}, which must not see features. Send the request "
-        "to the data owner's own service: it shares the features and is the only one to receive the prediction"
+        "to the data owner's own service: it shares the features, and it alone receives the prediction"
     )
 
     async def show(_: Request) -> Response:

@@ -21,8 +21,8 @@ class SessionSpec(BaseModel):
     settings: PartySettings
     """The cluster, and which party this is."""
     session_id: str
-    """Unique for each epoch, the same at all parties; names SecretFlow's job and the link, so that messages of
-    two sessions never mix."""
+    """Unique for each epoch, the same at all parties; names SecretFlow's job and the link, so that
+    messages of two sessions never mix."""
     epoch: Annotated[int, Field(ge=1)]
     lane: Annotated[int, Field(ge=0)] = 0
     slot: Annotated[int, Field(ge=0)] = 0

@@ -46,7 +46,8 @@ def build_program(
     Args:
         name: the model's name, for people.
         model: a converted model; its weights are used for the leak check alone and do not enter the result.
-        protocol: default protocol of deployments. With semi2k, what a dealer will be asked for is recorded too.
+        protocol: default protocol of deployments. With semi2k, what a dealer will be asked for is
+            recorded too.
         batch_sizes: the ladder; a batch is padded to the next size.
 
     Returns:

@@ -59,8 +59,8 @@ def check_no_leak(code: str, params: Mapping[str, npt.NDArray[Any]]) -> None:
     for name, value in params.items():
         if np.issubdtype(value.dtype, np.floating) and np.isin(telling, value.astype(np.float32)).any():
             raise LeakError(
-                f"param {name} (shape {value.shape}) would be a constant of the program, and so public to all "
-                "parties. Pass trained values through params and keep them out of closures and Python literals"
+                f"param {name} (shape {value.shape}) would be a constant of the program, and so public "
+                "to all parties. Pass trained values through params, never through closures or literals"
             )
 
 

@@ -76,8 +76,8 @@ def _refuse_captured_arrays(constants: Sequence[Any]) -> None:
     captured = [np.shape(constant) for constant in constants if np.issubdtype(_dtype(constant), np.inexact)]
     if captured:
         raise LeakError(
-            f"the predict function closes over {len(captured)} arrays of numbers (shapes {captured[:5]}): SPU makes "
-            "constants public. Pass every trained value through params"
+            f"the predict function closes over {len(captured)} arrays of numbers (shapes {captured[:5]}): "
+            "SPU makes constants public. Pass every trained value through params"
         )
 
 

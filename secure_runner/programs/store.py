@@ -67,7 +67,7 @@ def save_model(
         with bentoml.models.create(name, module=_MODULE, labels=labels) as program:
             write_program(Path(program.path), manifest, executables)
         with bentoml.models.create(f"{name}{PARAMS_SUFFIX}:{program.tag.version}", module=_MODULE) as params:
-            np.savez(Path(params.path) / PARAMS_FILE, **model.params)  # type: ignore[arg-type]
+            np.savez(Path(params.path) / PARAMS_FILE, **model.params)
     except BentoMLException as error:
         raise ProgramError(f"BentoML could not save model {name!r}: {error}") from error
     return SavedModel(program=str(program.tag), params=str(params.tag), digest=manifest.digest)

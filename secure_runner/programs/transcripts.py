@@ -20,8 +20,6 @@ from secure_runner.programs.manifest import NumericSpec, TensorSpec
 from secure_runner.programs.names import input_name, param_name
 
 if TYPE_CHECKING:
-    import spu
-
     from secure_runner.dealer import Recorder
 
 __all__ = ["record_transcripts"]

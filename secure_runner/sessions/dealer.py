@@ -18,7 +18,7 @@ _LOOK_INTERVAL_S = 0.2
 class LocalDealer:
     """A dealer process on this machine, started before the first session and kept from session to session.
 
-    Its identity key lives as long as this object, so a dealer that is started again is the same to the parties.
+    Its identity key lives as long as this object: a dealer that is started again is the same to the parties.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -40,7 +40,7 @@ class LocalDealer:
     async def warm(self) -> None:
         """Start the dealer, if it is not running."""
         if self.process is None or not self.process.is_running:
-            # On this thread, which lives as long as the dealer should: the kernel ends the child with it.
+            # It takes a fraction of a second, and nothing can be served before.
             self.process = DealerProcess(self._config)
 
     async def start(self, order: SessionOrder) -> None:

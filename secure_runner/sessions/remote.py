@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from typing import Any
 
 from secure_runner.errors import UnavailableError
 from secure_runner.sessions.channel import Peer
@@ -56,7 +57,8 @@ class RemoteMember:
             )
         except CoordinationError as error:
             raise UnavailableError(str(error)) from error
-        await asyncio.wait({self._ready, self._over}, return_when=asyncio.FIRST_COMPLETED)
+        waits: list[asyncio.Future[Any]] = [self._ready, self._over]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if self._over.done():
             raise UnavailableError(f"{self._party}: {self._over.result()}")
 

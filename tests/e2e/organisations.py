@@ -170,7 +170,7 @@ class Organisation:
         client: str | None = None,
         headers: Mapping[str, str] = {},
     ) -> tuple[int, str]:
-        """One HTTP request to this organisation's service, by curl on ``client`` (its own host by default)."""
+        """One HTTP request to its service, by curl on the host ``client`` (its own by default)."""
         url = f"http://{self.network.hosts[self.name]}:{HTTP_PORT}{path}"
         command = ["curl", "-s", "-m", "60", "-X", method, url, "-w", "\n%{http_code}"]
         for name, value in headers.items():

@@ -17,7 +17,8 @@ def main(path: str) -> None:
     packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL_PROTOCOLS))
     packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 26)
     with open(path, "wb") as file:
-        print("recording", flush=True)
+        sys.stdout.write("recording\n")
+        sys.stdout.flush()
         while True:
             frame = packets.recv(_LARGEST)
             file.write(struct.pack(">I", len(frame)) + frame)

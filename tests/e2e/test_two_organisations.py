@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import struct
-import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import sys
-
 sys.path.insert(0, str(Path(__file__).parent))
-from organisations import ROOT, Network, Organisation, can_make_hosts, recorded  # noqa: E402
+from organisations import ROOT, Network, Organisation, can_make_hosts, recorded
 
-pytestmark = pytest.mark.skipif(not can_make_hosts(), reason="needs root and iproute2 to make hosts")
+pytestmark = [
+    pytest.mark.skipif(not can_make_hosts(), reason="needs root and iproute2 to make hosts"),
+    pytest.mark.timeout(900),
+]
 
 _BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<head>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _ADDRESSES = {"alice": "10.77.0.10", "bob": "10.77.0.11"}
