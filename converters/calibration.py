@@ -37,6 +37,7 @@ _FINEST = 2.0**-9
 """A value that never exceeds this has fewer than 9 bits of its 18 left."""
 _PRODUCTS = {"mul", "dot_general", "conv_general_dilated", "integer_pow", "square"}
 _LAYERS = {"dot_general", "conv_general_dilated"}
+_MOVES = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "expand_dims"}
 _ROUNDING = 1e-3
 """Error relative to the layer's largest result."""
 _SKIPPED = {"custom_jvp_call", "custom_vjp_call_jaxpr"}
@@ -125,7 +126,12 @@ def observe(model: ConvertedModel, batches: Sequence[Sequence[NDArray]]) -> list
 
 
 def _watch(traced: Traced, arguments: Sequence[Any], ranges: dict[int, ValueRange]) -> None:
-    places = [i for i, eqn in enumerate(traced.jaxpr.eqns) if _is_watched(eqn)]
+    whole = _whole_numbers(traced.jaxpr.eqns)
+    places = [
+        i
+        for i, eqn in enumerate(traced.jaxpr.eqns)
+        if _is_watched(eqn) and not (eqn.primitive.name in _PRODUCTS and _is_exact(eqn, whole))
+    ]
 
     def extremes(*flat: Any) -> list[Any]:
         known = dict(zip([*traced.params, *traced.inputs], flat, strict=True))
@@ -144,6 +150,25 @@ def _watch(traced: Traced, arguments: Sequence[Any], ranges: dict[int, ValueRang
         entry.low, entry.high = min(entry.low, float(result[0])), max(entry.high, float(result[1]))
         entry.operand_low = min(entry.operand_low, float(operand[2]))
         entry.operand_high = max(entry.operand_high, float(operand[3]))
+
+
+def _whole_numbers(eqns: Sequence[Any]) -> set[Any]:
+    """Variables that were integers: a product with one is exact and holds as much as a sum does."""
+    whole: set[Any] = set()
+    for eqn in eqns:
+        cast = eqn.primitive.name == "convert_element_type" and eqn.invars[0].aval.dtype.kind in "iub"
+        moved = eqn.primitive.name in _MOVES and whole.intersection(_vars(eqn)[:1])
+        if cast or moved:
+            whole.update(eqn.outvars)
+    return whole
+
+
+def _is_exact(eqn: Any, whole: set[Any]) -> bool:
+    return bool(whole.intersection(_vars(eqn))) or any(atom.aval.dtype.kind in "iub" for atom in eqn.invars)
+
+
+def _vars(eqn: Any) -> list[Any]:
+    return [atom for atom in eqn.invars if not hasattr(atom, "val")]  # a literal is no variable
 
 
 def _is_watched(eqn: Any) -> bool:

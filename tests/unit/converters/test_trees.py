@@ -204,3 +204,10 @@ def test_damaged_trees_and_unknown_options_are_refused_with_a_reason():
             from_onnx(_stump("BRANCH_LEQ", 0.5, **broken))
     with pytest.raises(ConversionError, match="tree_topology must be one of auto, hidden, public"):
         from_onnx(_stump("BRANCH_LEQ", 0.5), tree_topology="secret")
+
+
+def test_calibration_knows_that_trees_only_compare():
+    """Large features, scaled further, stay in a 64-bit ring: choosing a column multiplies by 0 and 1."""
+    rows = np.random.default_rng(0).normal(scale=1e5, size=(50, 2)).astype(np.float32)
+    model = from_onnx(_stump("BRANCH_LEQ", 5e4), calibration=[rows])
+    assert (model.numeric.field, model.report.warnings) == ("FM64", ())
