@@ -38,8 +38,9 @@ def partition(graph: Graph, fixed: frozenset[str] = frozenset()) -> Partition:
     and not computed from a weight, or if it is a single number that people write (an exponent of 2).
     """
     dependent = dependent_values(graph)
-    needed = demanded_values(graph, dependent, soft=False) | fixed
-    preferred = demanded_values(graph, dependent)
+    needed = demanded_values(graph, dependent, "needed") | fixed
+    preferred = demanded_values(graph, dependent, "needed", "preferred")
+    computed = demanded_values(graph, dependent, "needed", "preferred", "transposed")
     public: Constants = {}
     secret: Constants = {}
     for name, value in graph.constants.items():
@@ -48,7 +49,7 @@ def partition(graph: Graph, fixed: frozenset[str] = frozenset()) -> Partition:
             alone = value.reshape(()) if name in preferred and value.size == 1 else value
             is_open = is_public(alone) or (name in preferred and value.dtype.kind in "iu")
         (public if is_open else secret)[name] = value
-    return Partition(frozenset(preferred | fixed), public, secret)
+    return Partition(frozenset(computed | fixed), public, secret)
 
 
 def check_public(graph: Graph, public: Constants, names: list[str]) -> None:

@@ -7,6 +7,9 @@ something computed from it *and* from a feature happens to be used as an index.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 from converters.onnx.graph import Graph, Node
 from converters.onnx.registry import find
 
@@ -57,8 +60,14 @@ def _actuals(node: Node, body: Graph) -> list[str]:
     return node.inputs[max(surplus, 0) :]  # Scan of opset 8 has the lengths in front
 
 
-def demanded_values(graph: Graph, dependent: set[str], *, soft: bool = True) -> set[str]:
-    """Values that must (and with ``soft``, had better) be known while converting."""
+Demand = Literal["needed", "preferred", "transposed"]
+"""Why a value should be known while converting: an operator cannot do without, does better with it, or
+transposes it. SPU drops the layout that XLA gives to a transposed constant, and so takes its elements in the
+wrong order."""
+
+
+def demanded_values(graph: Graph, dependent: set[str], *reasons: Demand) -> set[str]:
+    """Values that are wanted while converting for one of the reasons, and do not depend on private inputs."""
     producers = graph.producers()
     inner = {
         output: body_output
@@ -73,7 +82,7 @@ def demanded_values(graph: Graph, dependent: set[str], *, soft: bool = True) -> 
         for spec, actual in zip(body.inputs, _actuals(node, body), strict=False)
     }
     demanded: set[str] = set()
-    pending = [name for node in graph.walk() for name in _static_inputs(node, soft=soft)]
+    pending = [name for node in graph.walk() for name in _wanted(node, reasons)]
     while pending:
         name = pending.pop()
         if not name or name in demanded or name in dependent:
@@ -111,14 +120,17 @@ def inputs_behind(graph: Graph, names: list[str]) -> list[str]:
 
 def required_static(graph: Graph) -> list[str]:
     """The inputs that must be given as ``static=``, since an operator needs what they decide."""
-    return inputs_behind(graph, [name for node in graph.walk() for name in _static_inputs(node, soft=False)])
+    return inputs_behind(graph, [name for node in graph.walk() for name in _wanted(node, ("needed",))])
 
 
-def _static_inputs(node: Node, *, soft: bool = True) -> list[str]:
+def _wanted(node: Node, reasons: Sequence[Demand]) -> list[str]:
+    if node.op == "Transpose" and not node.domain:
+        return node.outputs if "transposed" in reasons else []
     if not node.domain and node.op in _CONTROL_STATIC:
         return [node.inputs[i] for i in _CONTROL_STATIC[node.op] if i < len(node.inputs)]
     spec = find(node.domain, node.op, node.version)
     if spec is None:
         return []
-    wanted = spec.static | spec.prefers_static if soft else spec.static
+    wanted = spec.static if "needed" in reasons else frozenset()
+    wanted |= spec.prefers_static if "preferred" in reasons else frozenset()
     return [name for index, name in enumerate(node.inputs) if spec.input_name(index) in wanted]

@@ -137,9 +137,8 @@ class Tracer:
         ):
             return False
         wanted = any(output in self.demanded for output in node.outputs)
-        return bool(node.inputs) and (
-            wanted or all(self.static[name].size <= 1 for name in node.inputs if name)
-        )
+        small = all(self.static[name].size <= 1 for name in node.inputs if name)
+        return bool(node.inputs) and (wanted or small)
 
     def _call(self, spec: OpSpec, node: Node) -> Any:
         unknown = sorted(set(node.attrs) - spec.keywords)

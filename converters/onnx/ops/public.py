@@ -18,6 +18,9 @@ def public_fractions(values: np.ndarray[Any, Any]) -> Any:
 
     They are written as integers over 2**16, so a program holds no array of floats at all, and a check for
     leaked weights needs no exception for these.
+
+    Use the result as it is and do not transpose it: where XLA folds a transpose into a constant's layout, SPU
+    drops the layout and computes with the elements in the wrong order.
     """
-    steps = np.round(values * (1 << _BITS)).astype(np.int32)
+    steps = np.ascontiguousarray(np.round(values * (1 << _BITS)), dtype=np.int32)
     return jnp.asarray(steps).astype(jnp.float32) * np.float32(0.5**_BITS)

@@ -140,8 +140,8 @@ def _interpolate(
             index = np.clip(_nearest(points, nearest_mode), 0, axis.size - 1).astype(np.int64)
             result = take(result, index, number)
         else:
-            matrix = public_fractions(kernel.matrix(axis, points))
-            result = jnp.moveaxis(jnp.tensordot(result, matrix, axes=([number], [1])), -1, number)
+            matrix = public_fractions(kernel.matrix(axis, points).T)
+            result = jnp.moveaxis(jnp.moveaxis(result, number, -1) @ matrix, -1, number)
         if coordinates == "tf_crop_and_resize":
             inside = (points >= 0) & (points <= axis.size - 1)
             result = jnp.where(inside.reshape([-1] + [1] * (result.ndim - number - 1)), result, outside)
