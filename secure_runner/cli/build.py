@@ -44,6 +44,7 @@ def build(model: str, directory: Path | None) -> None:
     alone, the dealer's neither. Run it in the project's folder, where bentofile.yaml is.
     """
     import bentoml
+    from bentoml._internal.bento.build_config import BentoEnvSchema
     from bentoml.exceptions import BentoMLException
 
     from secure_runner.programs.store import program_tag
@@ -69,6 +70,7 @@ def build(model: str, directory: Path | None) -> None:
                     include=settings["include"],
                     python=settings["python"],
                     docker=settings["docker"],
+                    envs=[BentoEnvSchema(**variable) for variable in settings["envs"]],
                 )
         except BentoMLException as error:
             raise ConfigError(f"BentoML could not build the Bento of {role}: {error}") from error
