@@ -24,11 +24,13 @@ def sharing_config_dict(protocol_name: ProtocolName, numeric: NumericSpec) -> di
         numeric: ring, fraction bits and exponential of the program. The Padé exponential is the default:
             SPU's own default is wrong by orders of magnitude below about -512.
     """
+    chosen = protocol(protocol_name)
     return {
-        "protocol": protocol(protocol_name).spu_name,
+        "protocol": chosen.spu_name,
         "field": numeric.field,
         "fxp_fraction_bits": numeric.fraction_bits,
         "fxp_exp_mode": numeric.exp_mode,
+        "experimental_enable_colocated_optimization": chosen.inputs_stay_with_owner,
     }
 
 

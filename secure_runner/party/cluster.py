@@ -13,6 +13,7 @@ import secretflow as sf
 
 from secure_runner.party import control
 from secure_runner.party.link_identity import agree_on_link
+from secure_runner.party.owned import owner_rank, to_device
 from secure_runner.party.resident import Resident, ResidentSpu
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def run_session(spec: SessionSpec, manifest: Manifest, pipe: Pipe) -> None:
     identity = agree_on_link(channel, spec.settings, spec.session_id)
     device = ResidentSpu(Resident(spec, manifest, identity, pipe))
     model_owner = sf.PYU(spec.settings.cluster.party_with("model_owner"))
-    params = model_owner(load_params)(spec.params_file).to(device)
+    params = to_device(model_owner(load_params)(spec.params_file), device, owner_rank(spec, "model_owner"))
     served = [
         actor.serve.remote(params.shares_name[rank]) for rank, actor in enumerate(device.actors.values())
     ]

@@ -19,6 +19,7 @@ from secretflow.distributed.primitive import remote
 from secure_runner.errors import UnavailableError
 from secure_runner.party.dealing import Dealing
 from secure_runner.party.exit import FailureCode, end_process
+from secure_runner.party.owned import owner_rank
 from secure_runner.programs.manifest import Manifest
 from secure_runner.programs.names import input_name, output_name, param_name
 from secure_runner.protocols import protocol
@@ -123,7 +124,8 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
 
     def share_inputs(self, arrays: Sequence[Any]) -> list[list[Share]]:
         """Split private inputs into shares; ``result[rank]`` belongs to the party with that rank."""
-        split = [self.io.make_shares(array, spu.Visibility.VIS_SECRET) for array in arrays]
+        owner = owner_rank(self.spec, "data_owner")
+        split = [self.io.make_shares(array, spu.Visibility.VIS_SECRET, owner) for array in arrays]
         return [[shares[rank] for shares in split] for rank in range(len(self.spec.parties))]
 
     def run_batch(self, batch_size: int, shares: Sequence[Share]) -> list[Share]:
