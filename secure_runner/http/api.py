@@ -26,6 +26,7 @@ from secure_runner.http.body import (
     DEADLINE_HEADER,
     PROGRAM_HEADER,
     REQUEST_ID_HEADER,
+    TRACE_HEADER,
     deadline_s_of,
     read_body,
     request_id_of,
@@ -36,6 +37,7 @@ from secure_runner.http.limits import Limiter
 from secure_runner.http.settings import HttpSettings
 from secure_runner.http.types import Arrays, Observer, Predictor, RequestOutcome
 from secure_runner.http.validation import batch_rows, validate_inputs
+from secure_runner.observe.traces import current_traceparent, span
 from secure_runner.programs.manifest import Manifest
 
 __all__ = ["Decoded", "Exchange", "PredictionApi"]
@@ -157,6 +159,21 @@ class PredictionApi:
         render_error: RenderError | None = None,
     ) -> Response:
         """Authenticate, respond, and turn every failure into an error body with a code."""
+        with span("secure_runner.request", request.headers.get(TRACE_HEADER, "")) as traced:
+            exchange, code, response = await self._guard(request, endpoint, respond, render_error)
+            traced.set_attribute("secure_runner.code", code)
+            traced.set_attribute("secure_runner.request_id", exchange.request_id)
+            response.headers[TRACE_HEADER] = current_traceparent()
+            self._report(exchange, code, response)
+        return response
+
+    async def _guard(
+        self,
+        request: Request,
+        endpoint: str,
+        respond: Callable[[Exchange], Awaitable[Response]],
+        render_error: RenderError | None,
+    ) -> tuple[Exchange, str, Response]:
         exchange = Exchange(request, endpoint, request_id=request_id_of(None))
         code = "ok"
         try:
@@ -171,8 +188,7 @@ class PredictionApi:
             _log_defect(exchange, error)
             code, response = _error_response(exchange, SecureRunnerError(""), render_error)
         response.headers[REQUEST_ID_HEADER] = exchange.request_id
-        self._report(exchange, code, response)
-        return response
+        return exchange, code, response
 
     async def _predict(self, exchange: Exchange, decode: Decode) -> Response:
         request, settings, predictor = exchange.request, self._settings, self.predictor

@@ -15,6 +15,7 @@ __all__ = [
     "DEADLINE_HEADER",
     "PROGRAM_HEADER",
     "REQUEST_ID_HEADER",
+    "TRACE_HEADER",
     "deadline_s_of",
     "is_request_id",
     "read_body",
@@ -24,6 +25,8 @@ __all__ = [
 REQUEST_ID_HEADER = "x-request-id"
 DEADLINE_HEADER = "x-request-timeout-s"
 PROGRAM_HEADER = "x-program-digest"
+TRACE_HEADER = "traceparent"
+"""W3C Trace Context: a client's own trace goes on; without one, a trace begins."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 

@@ -107,6 +107,21 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "daily_rows": ErrorCode(
         429, "This client has used up its rows of the day (UTC).", "Try again after `Retry-After` seconds."
     ),
+    "owner_rate": ErrorCode(
+        429,
+        "The model owner admits no more batches at the moment.",
+        "Try again after `Retry-After` seconds; its limits are a matter between the organisations.",
+    ),
+    "owner_daily_rows": ErrorCode(
+        429,
+        "The rows that the model owner allows for the day (UTC) are used up.",
+        "Try again after `Retry-After` seconds, or ask the model owner for more.",
+    ),
+    "request_id_reused": ErrorCode(
+        422,
+        "The request id was used within the last minute with other inputs.",
+        "Give each request an id of its own.",
+    ),
     "bad_input": ErrorCode(
         400, "The runner refused the request for a reason without a code of its own.", "The message says why."
     ),

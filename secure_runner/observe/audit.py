@@ -104,13 +104,16 @@ class AuditLog:
         """The file that is being written."""
         return self._path_of(self._number)
 
-    def write(self, event: str, entry: Event, *, durable: bool = False) -> None:
+    def write(self, event: str, entry: Event, *, durable: bool = False) -> bool:
         """Append one entry. A full disk does not stop the service: the loss is logged and noted in the chain.
 
         Args:
             event: what happened.
             entry: further fields; never a value of a feature, weight, share or prediction.
             durable: fsync before returning.
+
+        Returns:
+            Whether it was written.
         """
         with self._mutex:
             try:
@@ -122,8 +125,9 @@ class AuditLog:
             except OSError as error:
                 self._lost += 1
                 _log.error("audit: an entry could not be written to %s: %s", self.path, error.strerror)
-            else:
-                self._unsynced.set()
+                return False
+        self._unsynced.set()
+        return True
 
     def close(self) -> None:
         """Bring everything to the disk and let go of the file."""

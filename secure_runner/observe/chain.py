@@ -82,9 +82,7 @@ def read_chain(files: Sequence[Path]) -> Chain:
             elif not opened:
                 chain.problems.append(f"{where}: comes before any entry that says whose log it is")
             if entry.get("lost_entries"):
-                chain.problems.append(
-                    f"{where}: {entry['lost_entries']} entries are missing before it"
-                )
+                chain.problems.append(f"{where}: {entry['lost_entries']} entries are missing before it")
             chain.entries.append({**entry, "cluster_digest": opened.get("cluster_digest")})
             previous, sequence = line_digest(line), place
     chain.head = FIRST if previous is None else previous

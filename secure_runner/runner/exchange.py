@@ -19,18 +19,30 @@ _ERRORS: dict[str, type[errors.SecureRunnerError]] = {
 
 
 def to_request(
-    inputs: dict[str, Array], *, request_id: str, client: str | None, deadline_s: float | None
+    inputs: dict[str, Array],
+    *,
+    request_id: str,
+    client: str | None,
+    deadline_s: float | None,
+    traceparent: str = "",
 ) -> bytes:
     """Inputs of one request as a frame."""
     specs, parts = array_parts(inputs)
-    meta = {"arrays": specs, "request_id": request_id, "client": client, "deadline_s": deadline_s}
+    meta = {
+        "arrays": specs,
+        "request_id": request_id,
+        "client": client,
+        "deadline_s": deadline_s,
+        "traceparent": traceparent,
+    }
     return b"".join(encode(Frame(Kind.RUN, meta=meta, parts=parts)))
 
 
 def request_of(data: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Inputs of a request, and its ``request_id``, ``client`` and ``deadline_s``."""
+    """Inputs of a request, and its ``request_id``, ``client``, ``deadline_s`` and ``traceparent``."""
     frame = decode(data)
-    return arrays_of(frame.meta["arrays"], frame.parts), dict(frame.meta)
+    meta = dict(frame.meta)
+    return arrays_of(meta.pop("arrays"), frame.parts), meta
 
 
 def to_answer(outputs: dict[str, Array]) -> bytes:

@@ -20,6 +20,7 @@ class Ladder:
 
     def __init__(self, batch_sizes: Sequence[int]) -> None:
         self._all = self.batch_sizes = tuple(sorted(batch_sizes))
+        self._allowed: int | None = None
         self._run_s: dict[int, float] = {}
 
     @property
@@ -29,7 +30,9 @@ class Ladder:
 
     def allow_up_to(self, rows: int | None) -> None:
         """Use no larger executable than this; None allows all. The smallest one is always used."""
-        self.batch_sizes = tuple(size for size in self._all if rows is None or size <= rows) or self._all[:1]
+        if rows != self._allowed:
+            self._allowed = rows
+            self.batch_sizes = tuple(s for s in self._all if rows is None or s <= rows) or self._all[:1]
 
     def measured(self, batch_size: int, run_s: float) -> None:
         """Take note of one run."""

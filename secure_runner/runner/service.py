@@ -12,6 +12,7 @@ import bentoml
 from starlette.applications import Starlette
 
 from secure_runner.config import PartySettings
+from secure_runner.config.owner_limits import OwnerLimits
 from secure_runner.errors import ProgramError, SecureRunnerError
 from secure_runner.frames import Array
 from secure_runner.heap import settle_heap
@@ -20,6 +21,9 @@ from secure_runner.http.service import PredictionService
 from secure_runner.http.settings import HttpSettings
 from secure_runner.http.types import Arrays
 from secure_runner.lifetime import end_with_server
+from secure_runner.observe import settings as observe
+from secure_runner.observe.requests import observe_requests
+from secure_runner.observe.traces import current_traceparent
 from secure_runner.programs.files import read_program
 from secure_runner.programs.manifest import Manifest
 from secure_runner.programs.store import PARAMS_FILE, params_tag
@@ -82,7 +86,16 @@ class _RunnerService:
         end_with_server()
         settings = PartySettings.from_environment(os.environ)
         files = PartyFiles(Path(self.program.path), self._params_file())
-        self._deployment = Deployment(files, settings, protocol=self.protocol, insecure=self.insecure)
+        limits = os.environ.get("SECURE_RUNNER_LIMITS")
+        observe.set_up(os.environ, "secure-runner" if settings is None else settings.party)
+        self._deployment = Deployment(
+            files,
+            settings,
+            protocol=self.protocol,
+            insecure=self.insecure,
+            audit_directory=observe.audit_directory(os.environ, embedded=settings is None),
+            limits=OwnerLimits.load(Path(limits)) if limits else None,
+        )
         await self._deployment.start()
         self._calls = CallServer(self._exchange)
         self._calls_path = await self._calls.open()
@@ -103,9 +116,7 @@ class _RunnerService:
         """Answer one request; errors are answers too."""
         try:
             inputs, meta = request_of(frame)
-            outputs = await self._deployment.predict(
-                inputs, client=meta["client"], deadline_s=meta["deadline_s"]
-            )
+            outputs = await self._deployment.predict(inputs, **meta)
         except SecureRunnerError as error:
             return failure(error)
         except Exception as error:
@@ -142,7 +153,13 @@ class RunnerClient:
         self, inputs: Arrays, *, request_id: str, deadline_s: float | None, client: str | None
     ) -> dict[str, Array]:
         """See ``Predictor.predict``."""
-        frame = to_request(dict(inputs), request_id=request_id, client=client, deadline_s=deadline_s)
+        frame = to_request(
+            dict(inputs),
+            request_id=request_id,
+            client=client,
+            deadline_s=deadline_s,
+            traceparent=current_traceparent(),
+        )
         return answer_of(await self._calls.call(frame))
 
     async def ready(self) -> tuple[bool, str]:
@@ -169,7 +186,9 @@ def open_predictions(service: PredictionService, runner: Any, program: Any) -> N
     path = os.environ.get("SECURE_RUNNER_HTTP")
     embedded = not os.environ.get("SECURE_RUNNER_CLUSTER")
     settings = HttpSettings.load(Path(path) if path else None, embedded=embedded)
-    service.open_http(RunnerClient(runner, read_program(Path(program.path))), settings)
+    observe.set_up(os.environ, "secure-prediction")
+    client = RunnerClient(runner, read_program(Path(program.path)))
+    service.open_http(client, settings, observe_requests())
 
 
 class ComputingService:

@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from secure_runner.config.owner_limits import DataOwnerLimits
-from secure_runner.errors import OverloadedError
+from secure_runner.config import Cluster
+from secure_runner.config.owner_limits import DataOwnerLimits, OwnerLimits
+from secure_runner.errors import ConfigError, OverloadedError
+from secure_runner.programs.manifest import Manifest
 from secure_runner.sessions.messages import Terms
 from secure_runner.sessions.usage import DailyRows
 
-__all__ = ["Allowance", "BatchLimits"]
+__all__ = ["Allowance", "BatchLimits", "batch_limits"]
 
 _SLACK_BATCHES = 4.0
 """Batches that the model owner admits above the burst: those sent at a steady pace may arrive together."""
@@ -75,17 +77,17 @@ class BatchLimits:
             assert usage_file is not None, "settings with rows_per_day have a state directory"
             self._rows = DailyRows(usage_file, limits.rows_per_day)
 
-    def take(self, batch_size: int) -> OverloadedError | None:
-        """Count one batch; or, without counting it, why it is not admitted."""
+    def take(self, batch_size: int) -> str:
+        """Count one batch; or, without counting it, why it is not admitted, as a code for the audit log."""
         if self._limits.rows_per_batch is not None and batch_size > self._limits.rows_per_batch:
-            return OverloadedError("the batch is larger than the model owner allows", code="owner_batch_size")
+            return "batch_size"
         if self._bucket is not None and self._bucket.wait_s() > 0:
-            return OverloadedError("more batches a second than the model owner allows", code="owner_rate")
+            return "rate"
         if self._rows is not None and not self._rows.take(batch_size):
-            return _daily_rows_used_up(self._rows.renewed_in_s)
+            return "daily_rows"
         if self._bucket is not None:
             self._bucket.take()
-        return None
+        return ""
 
     def terms(self) -> Terms:
         """What the data owner's runner is told at the start of a session."""
@@ -101,6 +103,31 @@ class BatchLimits:
         """Write the day's count down exactly."""
         if self._rows is not None:
             self._rows.close()
+
+
+def batch_limits(limits: OwnerLimits, cluster: Cluster, manifest: Manifest) -> BatchLimits:
+    """The model owner's limits for the cluster's data owner and this program.
+
+    Raises:
+        ConfigError: the data owner is not listed, the program not allowed, or no executable small enough.
+    """
+    data_owner = cluster.party_with("data_owner")
+    own = limits.of(data_owner)
+    if own.programs is not None and manifest.digest not in own.programs:
+        raise ConfigError(
+            f"limits.yaml does not let {data_owner} use the program {manifest.name} ({manifest.digest}); "
+            f"add its digest under data_owners.{data_owner}.programs, or serve another"
+        )
+    smallest = manifest.batch_sizes[0]
+    if own.rows_per_batch is not None and own.rows_per_batch < smallest:
+        raise ConfigError(
+            f"limits.yaml: data_owners.{data_owner}.rows_per_batch is {own.rows_per_batch}, but the smallest "
+            f"executable of {manifest.name} has {smallest} rows"
+        )
+    file = None
+    if limits.state_directory is not None:
+        file = limits.state_directory / f"{cluster.name}-{data_owner}-rows.json"
+    return BatchLimits(own, file)
 
 
 class Allowance:
@@ -174,15 +201,12 @@ class Allowance:
         return rows <= self._rows_left
 
     def _no_rows(self) -> OverloadedError:
-        return _daily_rows_used_up(_DAY_S - self._utc_s() % _DAY_S)
+        return OverloadedError(
+            "the rows that the model owner allows for this day (UTC), padding of batches included, "
+            "are used up",
+            retry_after_s=_DAY_S - self._utc_s() % _DAY_S,
+            code="owner_daily_rows",
+        )
 
     def _today(self) -> int:
         return int(self._utc_s() // _DAY_S)
-
-
-def _daily_rows_used_up(renewed_in_s: float) -> OverloadedError:
-    return OverloadedError(
-        "the rows that the model owner allows for this day (UTC), padding of batches included, are used up",
-        retry_after_s=renewed_in_s,
-        code="owner_daily_rows",
-    )

@@ -167,10 +167,10 @@ class LocalMember:
                 await done.kill()
 
     def _admits(self, spec: SessionSpec, about: AboutBatch) -> bool:
-        refusal = None if self._limits is None else self._limits.take(about.batch_size)
-        if refusal is not None:
-            self._watch.batch_refused(spec, about, refusal.code)
-        return refusal is None
+        reason = "" if self._limits is None else self._limits.take(about.batch_size)
+        if reason:
+            self._watch.batch_refused(spec, about, reason)
+        return not reason
 
     async def _spawn(self, delay_s: float, niceness: int) -> PartyProcess:
         # A standby is for the next fault, not for now: its imports must not slow the session that just began.

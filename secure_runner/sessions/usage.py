@@ -73,11 +73,6 @@ class DailyRows:
         self._turn_the_day()
         return self._held + max(0, self._limit - self._seen)
 
-    @property
-    def renewed_in_s(self) -> float:
-        """Seconds until the next day begins."""
-        return _DAY_S - self._clock_s() % _DAY_S
-
     def close(self) -> None:
         """Give back what has been taken from the file and not been used."""
         self._turn_the_day()
