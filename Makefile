@@ -39,3 +39,7 @@ test: env
 # BENCH_ARGS="--quick --only http" for a short one.
 bench: env
 	$(PY) -m benchmarks $(BENCH_ARGS)
+
+# CHAOS_ARGS="--protocol semi2k --minutes 3 --seed 7 --fault kill" for less. As root it cuts lines and restarts hosts too.
+chaos: env
+	PYTHONPATH=tests:. $(PY) -m chaos $(CHAOS_ARGS)

@@ -1,0 +1,148 @@
+"""Faults at random moments under load, and what was seen meanwhile."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+from chaos.clients import CLEAN, Job, Load
+from chaos.faults import FAULTS, Blow, Host
+from chaos.target import Leftovers, Target
+
+from benchmarks.models import NamedMlp
+
+__all__ = ["Outcome", "Recovery", "beset", "load_on"]
+
+_READY_TIMEOUT_S = 300.0
+_RECOVERY_TIMEOUT_S = 90.0
+_PAUSE_S = (2.0, 12.0)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """One fault and its end."""
+
+    fault: str
+    victim: str
+    after_s: float | None
+    """From the fault, or the end of a cut, to the first right answer to a request sent later, if any."""
+    warm: bool
+    """Whether standby processes had finished their imports when the fault came."""
+
+
+@dataclass
+class Outcome:
+    """What one campaign showed."""
+
+    name: str
+    protocol: str
+    counts: Counter[str] = field(default_factory=Counter)
+    recoveries: list[Recovery] = field(default_factory=list)
+    leftovers: Leftovers | None = None
+    seconds: float = 0.0
+
+    @property
+    def unclean(self) -> int:
+        """Requests that ended neither in a right answer nor in a refusal that says what to do."""
+        return sum(n for what, n in self.counts.items() if what not in ("right", "wrong", "hang", *CLEAN))
+
+    def seconds_away(self, *, server_worker: bool, warm_only: bool = False) -> list[float]:
+        """Recovery times of faults inside the sessions, or of BentoML's workers."""
+        return [
+            recovery.after_s
+            for recovery in self.recoveries
+            if recovery.after_s is not None
+            and FAULTS[recovery.fault].server_worker == server_worker
+            and (recovery.warm or not warm_only)
+        ]
+
+    @property
+    def problems(self) -> list[str]:
+        """What must never be."""
+        found = []
+        for what in ("wrong", "hang"):
+            if self.counts[what]:
+                found.append(f"{self.name}: {what}: {self.counts[what]}")
+        for recovery in self.recoveries:
+            if recovery.after_s is None:
+                found.append(f"{self.name}: no answer after {recovery.fault} of {recovery.victim}")
+        if not self.counts["right"]:
+            found.append(f"{self.name}: no right answer at all")
+        if self.leftovers is not None:
+            found += [f"{self.name}: orphan {orphan}" for orphan in self.leftovers.orphans]
+            found += [f"{self.name}: port {port} still taken" for port in self.leftovers.ports]
+        return found
+
+
+@contextmanager
+def load_on(
+    url: str, model: NamedMlp, home: Path, *, clients: int, deadline_s: float, prefix: Sequence[str] = ()
+) -> Iterator[Load]:
+    """Clients' load while the context is open; it opens once the first answer is right.
+
+    Raises:
+        RuntimeError: no right answer comes in time.
+    """
+    np.save(home / "rows.npy", model.rows)
+    np.save(home / "expected.npy", model.expected)
+    job = Job(url, str(home / "rows.npy"), str(home / "expected.npy"), clients, deadline_s)
+    with Load(job, home / "job.json", prefix) as load:
+        if load.right_after(0.0, _READY_TIMEOUT_S) is None:
+            raise RuntimeError(f"no right answer within {_READY_TIMEOUT_S:.0f} s: {dict(load.counts())}")
+        # What came while it was starting is no part of the campaign.
+        load.events.clear()
+        yield load
+
+
+def beset(
+    target: Target,
+    load: Load,
+    outcome: Outcome,
+    *,
+    faults: Sequence[str],
+    host: Host,
+    chosen: random.Random,
+    seconds: float,
+    say: Callable[[str], None],
+) -> None:
+    """Do faults at random moments until the time is over; each kind once before any comes again."""
+    began_s = time.monotonic()
+    for name in _in_turn(faults, chosen):
+        if time.monotonic() - began_s > seconds:
+            break
+        time.sleep(chosen.uniform(*_PAUSE_S))
+        target.note_ports()
+        warm = target.has_warm_standbys()
+        try:
+            blow = FAULTS[name].do(target, host, chosen)
+        except (psutil.Error, KeyError, IndexError) as error:
+            say(f"{name}: its victim was not there ({type(error).__name__})")
+            continue
+        recovery = _recovery(name, blow, warm, load)
+        outcome.recoveries.append(recovery)
+        say(_line(recovery))
+    outcome.seconds += time.monotonic() - began_s
+
+
+def _in_turn(faults: Sequence[str], chosen: random.Random) -> Iterator[str]:
+    while True:
+        yield from chosen.sample(list(faults), len(faults))
+
+
+def _recovery(name: str, blow: Blow, warm: bool, load: Load) -> Recovery:
+    event = load.right_after(blow.cleared_s, _RECOVERY_TIMEOUT_S)
+    after_s = None if event is None else event.answered_s - blow.cleared_s
+    return Recovery(name, blow.victim, after_s, warm)
+
+
+def _line(recovery: Recovery) -> str:
+    took = "no right answer" if recovery.after_s is None else f"right again after {recovery.after_s:.1f} s"
+    standby = "" if recovery.warm else ", standby still importing"
+    return f"  {FAULTS[recovery.fault].what} ({recovery.victim}{standby}): {took}"
