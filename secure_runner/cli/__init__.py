@@ -13,9 +13,11 @@ from secure_runner.errors import SecureRunnerError
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS: dict[str, str] = {
+    "audit": "Check audit logs, compare those of two parties, look for unusual use.",
     "build": "Build the Bento of each party from a saved model.",
     "certs": "Make certificates: a development authority, parties' certificates, renewal.",
     "doctor": "Check this party's set-up and its connections to the others.",
+    "estimate": "Price a model before it is compiled: bytes, rounds, time.",
     "import": "Convert a model, compile it, save program and params.",
     "inspect": "Show a program: what it computes, and who learns what.",
     "predict": "Score a file of rows through the data owner's service.",

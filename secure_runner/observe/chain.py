@@ -54,39 +54,62 @@ def read_chains(files: Iterable[Path]) -> list[Chain]:
 
 def read_chain(files: Sequence[Path]) -> Chain:
     """Read the files of one series, in order, and check every link of the chain."""
-    chain = Chain(party="", role="")
-    previous: str | None = None
-    sequence: int | None = None
-    opened: Entry = {}
+    reader = _Reader()
     for path in files:
-        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-            where = f"{path.name}:{number}"
-            if not line:
-                continue
-            try:
-                entry = json.loads(line)
-                said, place, event = entry["previous"], entry["sequence"], entry["event"]
-            except (ValueError, KeyError, TypeError):
-                chain.problems.append(f"{where}: is no entry")
-                previous = line_digest(line)
-                continue
-            if previous is None:
-                chain.complete = said == FIRST and place == 0
-            elif said != previous:
-                chain.problems.append(f"{where}: does not follow from the line before it")
-            if sequence is not None and place != sequence + 1:
-                chain.problems.append(f"{where}: entry {sequence + 1} is expected, {place} came")
-            if event == "opened":
-                opened = entry
-                chain.party, chain.role = str(entry.get("party")), str(entry.get("role"))
-            elif not opened:
-                chain.problems.append(f"{where}: comes before any entry that says whose log it is")
-            if entry.get("lost_entries"):
-                chain.problems.append(f"{where}: {entry['lost_entries']} entries are missing before it")
-            chain.entries.append({**entry, "cluster_digest": opened.get("cluster_digest")})
-            previous, sequence = line_digest(line), place
-    chain.head = FIRST if previous is None else previous
-    return chain
+        # An audit log may be larger than memory would like: line by line.
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                reader.take(f"{path.name}:{number}", line)
+    return reader.chain
+
+
+class _Reader:
+    """Follows a chain line by line."""
+
+    def __init__(self) -> None:
+        self.chain = Chain(party="", role="")
+        self._previous: str | None = None
+        self._sequence = -1
+        self._opened: Entry = {}
+
+    def take(self, where: str, line: bytes) -> None:
+        """Check the next line against the one before."""
+        content = line.rstrip(b"\n")
+        if len(content) == len(line):
+            self._problem(where, "is cut off")
+        try:
+            entry = json.loads(content)
+            said, place, event = entry["previous"], int(entry["sequence"]), str(entry["event"])
+            str(entry["time"])
+        except (ValueError, KeyError, TypeError):
+            self._problem(where, "is no entry")
+        else:
+            self._follow(where, said, place)
+            self._take_entry(where, entry, event)
+            self._sequence = place
+        self._previous = self.chain.head = line_digest(content)
+
+    def _follow(self, where: str, said: str, place: int) -> None:
+        if self._previous is None:
+            self.chain.complete = said == FIRST and place == 0
+            return
+        if said != self._previous:
+            self._problem(where, "does not follow from the line before it")
+        if place != self._sequence + 1:
+            self._problem(where, f"entry {self._sequence + 1} is expected, {place} came")
+
+    def _take_entry(self, where: str, entry: Entry, event: str) -> None:
+        if event == "opened":
+            self._opened = entry
+            self.chain.party, self.chain.role = str(entry.get("party")), str(entry.get("role"))
+        elif not self._opened:
+            self._problem(where, "comes before any entry that says whose log it is")
+        if entry.get("lost_entries"):
+            self._problem(where, f"{entry['lost_entries']} entries are missing before it")
+        self.chain.entries.append({**entry, "cluster_digest": self._opened.get("cluster_digest")})
+
+    def _problem(self, where: str, what: str) -> None:
+        self.chain.problems.append(f"{where}: {what}")
 
 
 def compare(ours: Chain, theirs: Chain) -> Comparison:
@@ -97,33 +120,51 @@ def compare(ours: Chain, theirs: Chain) -> Comparison:
     later, or files were left out) are compared like any other, so give logs of the same time.
     """
     found = Comparison()
-    own, other = _runs(ours), _runs(theirs)
-    for key in sorted(own.keys() | other.keys()):
-        mine, yours = own.get(key), other.get(key)
-        if mine is None or yours is None:
-            known, unaware = (ours, theirs) if mine is not None else (theirs, ours)
-            _judge_missing(key, (mine or yours or [])[0], known, unaware, found)
-            continue
-        found.matched += min(len(mine), len(yours))
-        if len(mine) != len(yours):
-            found.problems.append(
-                f"{_name(key)}: {len(mine)} times at {ours.party}, {len(yours)} times at {theirs.party}"
-            )
-        _judge_fields(key, mine[0], yours[0], ours, theirs, found)
+    own, other = _Runs(ours), _Runs(theirs)
+    for key in sorted(own.by_key.keys() | other.by_key.keys()):
+        mine, yours = own.by_key.get(key), other.by_key.get(key)
+        if mine is None:
+            _judge_missing(key, other, own, found)
+        elif yours is None:
+            _judge_missing(key, own, other, found)
+        else:
+            found.matched += min(len(mine), len(yours))
+            if len(mine) != len(yours):
+                found.problems.append(
+                    f"{_name(key)}: {len(mine)} times at {ours.party}, {len(yours)} times at {theirs.party}"
+                )
+            _judge_fields(key, mine[0], yours[0], ours, theirs, found)
     return found
 
 
-def _judge_missing(key: _RunKey, entry: Entry, known: Chain, unaware: Chain, found: Comparison) -> None:
+class _Runs:
+    """Batches of one party by session, run id and, for warm-ups, which all have run id 0, batch size."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.party = chain.party
+        self.by_key: dict[_RunKey, list[Entry]] = {}
+        self.last_of: dict[str, int] = {}
+        self.ended: set[str] = set()
+        for entry in chain.entries:
+            if entry["event"] == "session_end":
+                self.ended.add(entry["session_id"])
+            elif entry["event"] == "run":
+                session, run_id = entry["session_id"], entry["run_id"]
+                size = entry["batch_size"] if run_id == 0 else 0
+                self.by_key.setdefault((session, run_id, size), []).append(entry)
+                self.last_of[session] = max(run_id, self.last_of.get(session, 0))
+
+
+def _judge_missing(key: _RunKey, known: _Runs, unaware: _Runs, found: Comparison) -> None:
     session, run_id, _ = key
-    last = max((k[1] for k in _runs(unaware) if k[0] == session), default=0)
-    sentence = f"{_name(key)}: {entry['outcome']} at {known.party}, unknown at {unaware.party}"
-    ended = _has_ended(known, session) or _has_ended(unaware, session)
-    if ended and last < run_id <= last + _SHARES_AHEAD:
+    outcome = known.by_key[key][0]["outcome"]
+    sentence = f"{_name(key)}: {outcome} at {known.party}, unknown at {unaware.party}"
+    last = unaware.last_of.get(session, 0)
+    at_the_end = session in known.ended | unaware.ended and last <= run_id <= last + _SHARES_AHEAD
+    if outcome != "ok" or at_the_end:
         found.under_way.append(sentence)
-    elif entry["outcome"] == "ok":
-        found.problems.append(sentence)
     else:
-        found.under_way.append(sentence)
+        found.problems.append(sentence)
 
 
 def _judge_fields(
@@ -135,20 +176,6 @@ def _judge_fields(
                 f"{_name(key)}: {name} is {mine.get(name)} at {ours.party}, "
                 f"{yours.get(name)} at {theirs.party}"
             )
-
-
-def _runs(chain: Chain) -> dict[_RunKey, list[Entry]]:
-    """Batches by session, run id and, for warm-ups, which all have run id 0, batch size."""
-    runs: dict[_RunKey, list[Entry]] = {}
-    for entry in chain.entries:
-        if entry["event"] == "run":
-            size = entry["batch_size"] if entry["run_id"] == 0 else 0
-            runs.setdefault((entry["session_id"], entry["run_id"], size), []).append(entry)
-    return runs
-
-
-def _has_ended(chain: Chain, session: str) -> bool:
-    return any(e["event"] == "session_end" and e["session_id"] == session for e in chain.entries)
 
 
 def _name(key: _RunKey) -> str:
