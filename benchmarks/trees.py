@@ -37,7 +37,7 @@ def train(trees: int = 100, depth: int = 6) -> tuple[Any, Array]:
 
     rows, classes = make_classification(4000, _FEATURES, n_informative=12, flip_y=0.1, random_state=0)
     rows = rows.astype(np.float32)
-    model = xgboost.XGBClassifier(n_estimators=trees, max_depth=depth).fit(rows, classes)
+    model = xgboost.XGBClassifier(n_estimators=trees, max_depth=depth, n_jobs=1).fit(rows, classes)
     return convert_xgboost(model, initial_types=[("X", FloatTensorType([None, _FEATURES]))]), rows
 
 

@@ -15,7 +15,7 @@ from model_registry import Made, case
 from onnxmltools.convert import convert_lightgbm, convert_xgboost
 from onnxmltools.convert.common.data_types import FloatTensorType
 
-SMALL = {"n_estimators": 12, "max_depth": 4, "random_state": 0}
+SMALL = {"n_estimators": 12, "max_depth": 4, "random_state": 0, "n_jobs": 1}
 
 
 def _types(rows: Any) -> list[tuple[str, Any]]:
@@ -68,30 +68,36 @@ def xgboost_regression() -> Made:
 
 @case("lightgbm, onnxmltools")
 def lightgbm_of_two_classes() -> Made:
-    return _lightgbm(lightgbm.LGBMClassifier(n_estimators=12, verbose=-1), classes())
+    return _lightgbm(lightgbm.LGBMClassifier(n_estimators=12, verbose=-1, n_jobs=1), classes())
 
 
 @case("lightgbm, onnxmltools")
 def lightgbm_of_three_classes() -> Made:
-    model = lightgbm.LGBMClassifier(n_estimators=6, num_leaves=12, verbose=-1)
+    model = lightgbm.LGBMClassifier(n_estimators=6, num_leaves=12, verbose=-1, n_jobs=1)
     return _lightgbm(model, classes(3), tree_topology="public")
 
 
 @case("lightgbm, onnxmltools")
 def lightgbm_regression() -> Made:
-    return _lightgbm(lightgbm.LGBMRegressor(n_estimators=12, verbose=-1), targets())
+    return _lightgbm(lightgbm.LGBMRegressor(n_estimators=12, verbose=-1, n_jobs=1), targets())
 
 
 @case("catboost, its own exporter")
 def catboost_of_two_classes() -> Made:
-    return _catboost(catboost.CatBoostClassifier(iterations=10, depth=4, verbose=False), classes())
+    return _catboost(
+        catboost.CatBoostClassifier(iterations=10, depth=4, verbose=False, thread_count=1), classes()
+    )
 
 
 @case("catboost, its own exporter")
 def catboost_of_three_classes() -> Made:
-    return _catboost(catboost.CatBoostClassifier(iterations=8, depth=4, verbose=False), classes(3))
+    return _catboost(
+        catboost.CatBoostClassifier(iterations=8, depth=4, verbose=False, thread_count=1), classes(3)
+    )
 
 
 @case("catboost, its own exporter")
 def catboost_regression() -> Made:
-    return _catboost(catboost.CatBoostRegressor(iterations=10, depth=4, verbose=False), targets())
+    return _catboost(
+        catboost.CatBoostRegressor(iterations=10, depth=4, verbose=False, thread_count=1), targets()
+    )

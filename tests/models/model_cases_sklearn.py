@@ -189,7 +189,7 @@ def vote_of_three() -> Made:
         ("trees", RandomForestClassifier(3, max_depth=3, random_state=0)),
         ("bayes", GaussianNB()),
     ]
-    return exported(VotingClassifier(members, voting="soft"), classes())
+    return exported(VotingClassifier(members, voting="soft", flatten_transform=False), classes())
 
 
 @case(SOURCE)

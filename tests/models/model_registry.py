@@ -26,7 +26,7 @@ __all__ = ["CASES", "Case", "Made", "case", "check_plain", "check_spu", "load_ca
 HERE = Path(__file__).parent
 PAGE = HERE.parent.parent / "docs" / "models.md"
 PLAIN_TOLERANCE = 1e-4
-SPU_TOLERANCE = 5e-3
+SPU_TOLERANCE = 1e-3
 SPU_ROWS = 3
 
 Array = npt.NDArray[Any]

@@ -17,7 +17,7 @@ def trained():
     rng = np.random.default_rng(0)
     rows = (1e-3 * rng.normal(size=(300, 4)) * rng.integers(0, 2, (300, 4))).astype(np.float32)
     target = np.sign(rows[:, 0]) + 1e3 * rows[:, 1]
-    model = LGBMRegressor(n_estimators=6, num_leaves=12, verbose=-1).fit(rows, target)
+    model = LGBMRegressor(n_estimators=6, num_leaves=12, verbose=-1, n_jobs=1).fit(rows, target)
     proto = convert_lightgbm(model, initial_types=[("X", FloatTensorType([None, 4]))])
     return (
         proto,

@@ -56,7 +56,7 @@ def _trained(seed, trees=20, depth=4, labels_of=0):
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(400, 6)).astype(np.float32)
     target = rows[:, labels_of] * rows[:, 1] + rng.normal(size=400)
-    model = XGBRegressor(n_estimators=trees, max_depth=depth).fit(rows, target)
+    model = XGBRegressor(n_estimators=trees, max_depth=depth, n_jobs=1).fit(rows, target)
     return convert_xgboost(model, initial_types=[("X", FloatTensorType([None, 6]))]), rows
 
 
