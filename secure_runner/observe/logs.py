@@ -10,7 +10,10 @@ from typing import Any
 
 from secure_runner.errors import ConfigError
 
-__all__ = ["JsonFormatter", "set_up_logs"]
+__all__ = ["LOG_FORMAT", "JsonFormatter", "set_up_logs"]
+
+LOG_FORMAT = "%(asctime)s %(levelname)s party[%(process)d] %(message)s"
+"""Of a party process's text lines."""
 
 _VARIABLE = "SECURE_RUNNER_LOG_FORMAT"
 _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -20,7 +23,14 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (UTC), level, logger, process, message, and whatever ``extra`` was given.
 
     Of an exception its type and places are written, not its message: a library's may quote a value.
+
+    Args:
+        fields: the same in each line, for example the session.
     """
+
+    def __init__(self, fields: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self._fields = dict(fields or {})
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its line feed."""
@@ -33,6 +43,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "process": record.process,
             "message": record.getMessage(),
+            **self._fields,
         }
         traceparent = current_traceparent()
         if traceparent:
@@ -44,13 +55,20 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(document, default=lambda value: type(value).__name__)
 
 
-def set_up_logs(environment: Mapping[str, str], logger: logging.Logger, *, plain: str | None = None) -> None:
+def set_up_logs(
+    environment: Mapping[str, str],
+    logger: logging.Logger,
+    *,
+    plain: str | None = None,
+    fields: Mapping[str, Any] | None = None,
+) -> None:
     """Give a logger one handler of its own, to the standard error stream.
 
     Args:
         environment: ``SECURE_RUNNER_LOG_FORMAT`` is ``json``, or ``text`` (the default).
         logger: the root of a party process, or ``secure_runner`` of a server.
         plain: format of text lines. Without one, text is left to whoever has set up logging already.
+        fields: of every JSON line.
 
     Raises:
         ConfigError: the variable has another value.
@@ -61,7 +79,7 @@ def set_up_logs(environment: Mapping[str, str], logger: logging.Logger, *, plain
     if chosen == "text" and plain is None:
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if chosen == "json" else logging.Formatter(plain))
+    handler.setFormatter(JsonFormatter(fields) if chosen == "json" else logging.Formatter(plain))
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel(logging.INFO)

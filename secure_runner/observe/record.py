@@ -64,7 +64,7 @@ class PartyRecord:
 
     def batch_ran(self, spec: SessionSpec, report: RunReport) -> None:
         """A batch was computed, or failed."""
-        self._count(report)
+        self._count(spec.lane, report)
         about = report.about
         entry: dict[str, Any] = {
             **_place(spec),
@@ -141,7 +141,7 @@ class PartyRecord:
         if not written:
             self._metrics["secure_runner_audit_lost_total"].labels(self._party).inc()
 
-    def _count(self, report: RunReport) -> None:
+    def _count(self, lane: int, report: RunReport) -> None:
         party, about = self._party, report.about
         self._metrics["secure_runner_batches_total"].labels(party, report.outcome).inc()
         if report.outcome != "ok" or report.run_id == 0:
@@ -153,6 +153,9 @@ class PartyRecord:
         bytes_ = self._metrics["secure_runner_share_bytes_total"]
         bytes_.labels(party, "sent").inc(report.sent_bytes)
         bytes_.labels(party, "received").inc(report.received_bytes)
+        link = self._metrics["secure_runner_link_bytes"]
+        link.labels(party, str(lane), "sent").set(report.link_sent_bytes)
+        link.labels(party, str(lane), "received").set(report.link_received_bytes)
 
 
 class Records:

@@ -14,8 +14,10 @@ from typing import NoReturn
 
 from secure_runner.frames import Frame, Kind
 from secure_runner.lifetime import end_with_parent
+from secure_runner.observe.logs import LOG_FORMAT, set_up_logs
 from secure_runner.party.exit import FailureCode, end_process
 from secure_runner.party.pipe import Pipe
+from secure_runner.party.secretflow_parts import leave_out_unused_parts
 from secure_runner.party.spec import SessionSpec
 
 
@@ -26,9 +28,10 @@ def main() -> NoReturn:
     # SIGTERM reach the whole process group and must not get there first.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s party[%(process)d] %(message)s")
+    set_up_logs(os.environ, logging.getLogger(), plain=LOG_FORMAT, fields={"party": sys.argv[1]})
     pipe = Pipe(socket.socket(fileno=int(sys.argv[2])))
     pipe.listen()
+    leave_out_unused_parts()
     try:
         import secure_runner.party.cluster  # noqa: F401  # the slow import is the point
     except Exception as error:

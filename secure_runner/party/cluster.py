@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import secretflow as sf
 
+from secure_runner.observe.logs import LOG_FORMAT, set_up_logs
 from secure_runner.party import control
 from secure_runner.party.link_identity import agree_on_link
 from secure_runner.party.owned import owner_rank, to_device
@@ -36,6 +38,10 @@ def run_session(spec: SessionSpec, manifest: Manifest, pipe: Pipe) -> None:
     """
     channel = control.install(spec.settings)
     sf.init(job_name=spec.session_id, **control.sf_init_arguments(spec.settings, spec.lane, spec.slot))
+    # SecretFlow has put handlers of its own in place of ours.
+    place = {"session_id": spec.session_id, "epoch": spec.epoch, "lane": spec.lane}
+    fields = {"party": spec.settings.party, **place}
+    set_up_logs(os.environ, logging.getLogger(), plain=LOG_FORMAT, fields=fields)
     identity = agree_on_link(channel, spec.settings, spec.session_id)
     device = ResidentSpu(Resident(spec, manifest, identity, pipe))
     model_owner = sf.PYU(spec.settings.cluster.party_with("model_owner"))

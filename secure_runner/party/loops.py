@@ -22,6 +22,7 @@ from secure_runner.frames import Frame, FrameError, Kind, array_parts, arrays_of
 from secure_runner.party.about import AboutBatch
 from secure_runner.party.exit import FailureCode, end_process
 from secure_runner.party.shares import share_message, shares_of
+from secure_runner.party.traffic import LinkTraffic
 
 if TYPE_CHECKING:
     from spu.libspu import Share
@@ -33,6 +34,7 @@ __all__ = ["serve"]
 _log = logging.getLogger(__name__)
 _AHEAD = 2
 """Batches whose shares may travel ahead of the one that runs."""
+_TRAFFIC_INTERVAL_S = 1.0
 _WARM_UP_S = 3.0
 """After this long, the rest of the ladder is left to its first request."""
 
@@ -61,6 +63,23 @@ class _Loop:
         self.pipe = runtime.pipe
         self.spec = runtime.spec
         self.batches: queue.Queue[_Batch] = queue.Queue(maxsize=_AHEAD)
+        self.traffic = {"link_sent_bytes": 0, "link_received_bytes": 0}
+        threading.Thread(target=self.count_traffic, name="count_traffic", daemon=True).start()
+
+    def count_traffic(self) -> None:
+        """Read the link's byte counts now and then, apart from the batches."""
+        cluster = self.spec.settings.cluster
+        traffic = LinkTraffic(
+            {
+                cluster.addresses(party, self.spec.lane, self.spec.slot, listen=listen).link.port
+                for party in self.spec.parties
+                for listen in (False, True)
+            }
+        )
+        while True:
+            sent, received = traffic.read()
+            self.traffic = {"link_sent_bytes": sent, "link_received_bytes": received}
+            time.sleep(_TRAFFIC_INTERVAL_S)
 
     def thread(self, target: Callable[[], None], code: FailureCode) -> None:
         """Run a part of the loop beside the others; any fault in it ends the process."""
@@ -97,7 +116,8 @@ class PeerLoop(_Loop):
                 end_process(self.pipe, FailureCode.RUN, error)
             times = {"wait_s": started - batch.received_at, "run_s": time.monotonic() - started}
             bytes_ = {"sent_bytes": len(message), "received_bytes": batch.message_bytes}
-            self.pipe.send(Frame(Kind.RESULT, batch.run_id, batch.about.as_meta() | times | bytes_))
+            meta = batch.about.as_meta() | times | bytes_ | self.traffic
+            self.pipe.send(Frame(Kind.RESULT, batch.run_id, meta))
 
     def receive_inputs(self) -> None:
         """Take input shares off the link, in order, and check them before SPU sees them."""
@@ -204,6 +224,7 @@ class DataOwnerLoop(_Loop):
                 "reveal_s": time.monotonic() - ran,
                 "sent_bytes": batch.message_bytes,
                 "received_bytes": received_bytes,
+                **self.traffic,
             }
             self.pipe.send(Frame(Kind.RESULT, batch.run_id, meta, parts))
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from secure_runner.errors import UnavailableError
@@ -37,6 +37,7 @@ __all__ = ["BatchResult", "PartyProcess"]
 _log = logging.getLogger(__name__)
 _PING_INTERVAL_S = 0.5
 _STREAM_LIMIT = 1 << 24
+_REPORTED = tuple(field.name for field in fields(RunReport) if field.name.endswith(("_s", "_bytes")))
 
 
 @dataclass(frozen=True)
@@ -242,8 +243,7 @@ def _about_of(frame: Frame) -> AboutBatch:
 
 
 def _report_of(frame: Frame, about: AboutBatch) -> RunReport:
-    names = ("share_s", "wait_s", "run_s", "reveal_s", "sent_bytes", "received_bytes")
-    return RunReport(frame.id, about, **{name: frame.meta[name] for name in names if name in frame.meta})
+    return RunReport(frame.id, about, **{name: frame.meta[name] for name in _REPORTED if name in frame.meta})
 
 
 def _party_environment() -> dict[str, str]:

@@ -29,6 +29,9 @@ class RunReport:
     sent_bytes: int = 0
     """Of input and output shares; the protocol's own rounds are not in it."""
     received_bytes: int = 0
+    link_sent_bytes: int = 0
+    """On the SPU link since the session began, as of a second ago."""
+    link_received_bytes: int = 0
 
     @property
     def duration_s(self) -> float:
