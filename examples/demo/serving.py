@@ -71,9 +71,12 @@ def parties_of(server: psutil.Process) -> dict[str, int]:
     found: dict[str, psutil.Process] = {}
     for process in server.children(recursive=True):
         command = process.cmdline()
-        if "secure_runner.party" not in command:
+        if "secure_runner.party" in command:
+            party = command[command.index("secure_runner.party") + 1]
+        elif "secure_runner.dealer" in command:
+            party = "dealer"
+        else:
             continue
-        party = command[command.index("secure_runner.party") + 1]
         if party not in found or process.create_time() < found[party].create_time():
             found[party] = process
     return {party: process.pid for party, process in found.items()}

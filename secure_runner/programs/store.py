@@ -40,7 +40,7 @@ def save_model(
     name: str,
     model: ConvertedModel,
     *,
-    protocol: ProtocolName = "aby3",
+    protocol: ProtocolName = "semi2k",
     batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
 ) -> SavedModel:
     """Compile a model and save it in the BentoML model store.
