@@ -128,7 +128,8 @@ def look(parties: dict[str, int], demo: DemoModel) -> dict[str, dict[str, str]]:
     seen = {}
     for party, pid in parties.items():
         try:
-            found = {what: "yes" if memory.holds(pid, bytes_) else "no" for what, bytes_ in needles.items()}
+            held = memory.found(pid, needles)
+            found = {what: "yes" if what in held else "no" for what in needles}
         except PermissionError:
             found = dict.fromkeys(needles, "not permitted to look")
         seen[party] = found | {"pid": str(pid)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,8 +137,8 @@ def test_a_model_that_closes_over_a_weight_is_not_built(small_model):
 class Session:
     """A session that has answered planted rows, and what its processes wrote."""
 
-    processes: dict[str, int]
-    answer: np.ndarray
+    found: dict[str, set[str]]
+    """Party → what is in the memory of its process: features, weights, predictions."""
     log: str
 
 
@@ -155,33 +157,36 @@ def session(request, deploy, small_model, tmp_path_factory) -> Iterator[Session]
                 os.close(saved)
     answered = deployed.predict(small_model.rows)
     assert answered.shape == (64, 2)
-    yield Session(deployed.processes, answered, log_file.read_text(errors="replace"))
+    rows, params = small_model.rows, small_model.model.params.values()
+    wanted = {
+        "features": [form for at in (0, 8, 62) for form in _stretches(rows[at : at + 2])]
+        + [repr(float(value)).encode() for value in rows[0, :3]],
+        "weights": [form for value in params if value.size >= STRETCH for form in _stretches(value)],
+        "predictions": [form for at in (0, 8, 56) for form in _stretches(answered[at : at + 4])],
+    }
+    parties = deployed.processes
+    # Another process looks: this one has to answer its parties meanwhile.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        found = pool.map(memory.found, parties.values(), [wanted] * len(parties))
+        seen = dict(zip(parties, found, strict=True))
+    assert deployed.processes == parties
+    yield Session(seen, log_file.read_text(errors="replace"))
     deployed.stop()
 
 
-def _sees(session: Session, needles: list[bytes]) -> set[str]:
-    return {party for party, pid in session.processes.items() if memory.holds(pid, needles)}
+def test_features_are_in_the_data_owners_memory_alone(session):
+    """Rows that were sent, as floats of any width, as fixed point, as text."""
+    assert {party for party, found in session.found.items() if "features" in found} == {"data-owner"}
 
 
-def test_features_are_in_the_data_owners_memory_alone(session, small_model):
-    """Rows of the batches that were sent, as floats of any width, as fixed point, as text."""
-    sent = [form for row in (0, 8, 63) for form in _stretches(small_model.rows[row : row + 2])]
-    sent += [repr(float(value)).encode() for value in small_model.rows[0, :3]]
-    assert _sees(session, sent) == {"data-owner"}
-
-
-def test_weights_are_in_the_model_owners_memory_alone(session, small_model):
+def test_weights_are_in_the_model_owners_memory_alone(session):
     """Also after they were shared, and after batches were computed with them."""
-    arrays = [value for value in small_model.model.params.values() if value.size >= STRETCH]
-    weights = [form for value in arrays for form in _stretches(value)]
-    assert len(arrays) == 3
-    assert _sees(session, weights) == {"model-owner"}
+    assert {party for party, found in session.found.items() if "weights" in found} == {"model-owner"}
 
 
 def test_predictions_are_in_no_other_memory_than_the_data_owners(session):
     """The result is put together there and nowhere else."""
-    answers = [form for row in (0, 8, 56) for form in _stretches(session.answer[row : row + 4])]
-    assert _sees(session, answers) <= {"data-owner"}
+    assert {party for party, found in session.found.items() if "predictions" in found} <= {"data-owner"}
 
 
 def test_no_value_is_in_what_the_processes_wrote(session, small_model):
