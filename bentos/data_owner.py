@@ -6,6 +6,7 @@ import bentoml
 
 from bentos.arguments import BentoArguments
 from secure_runner import SecureRunner
+from secure_runner.http.early import answer_early
 from secure_runner.http.service import SERVICE_OPTIONS, PredictionService
 from secure_runner.runner.service import open_predictions
 
@@ -21,3 +22,6 @@ class DataOwner(PredictionService):
 
     def __init__(self) -> None:
         open_predictions(self, self.runner, self.program)
+
+
+answer_early(DataOwner)

@@ -10,6 +10,7 @@ import bentoml
 
 from bentos.arguments import BentoArguments
 from secure_runner import SecureRunner
+from secure_runner.http.early import answer_early
 from secure_runner.http.service import SERVICE_OPTIONS, PredictionService
 from secure_runner.runner.service import open_predictions
 
@@ -27,3 +28,6 @@ class SecurePrediction(PredictionService):
 
     def __init__(self) -> None:
         open_predictions(self, self.runner, self.program)
+
+
+answer_early(SecurePrediction)

@@ -31,11 +31,17 @@ from secure_runner.http.types import Observer, Predictor
 
 __all__ = ["SERVICE_OPTIONS", "PredictionService"]
 
-# BentoML's own probe of the runner hangs up to the traffic timeout where the runner is dead or starting.
 SERVICE_OPTIONS: dict[str, Any] = {
     "workers": 1,
     "traffic": {"timeout": 330},
+    # BentoML's own probe of the runner hangs up to the traffic timeout where the runner is dead or starting.
     "runner_probe": {"enabled": False, "timeout": 1, "period": 10},
+    # A recorded span and a line of log for each prediction cost twice what its HTTP side does otherwise, and
+    # say nothing that this service's own traces and audit log do not say.
+    "tracing": {"excluded_urls": ["/predict", "/v2/"]},
+    "logging": {
+        "access": {"skip_paths": ["/predict", "/v2/", "/metrics", "/healthz", "/livez", "/readyz"]},
+    },
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import bentoml
 
+from secure_runner.http.early import answer_early
 from secure_runner.http.service import SERVICE_OPTIONS, PredictionService
 from secure_runner.http.settings import HttpSettings
 from secure_runner.programs.manifest import Manifest, NumericSpec, TensorSpec
@@ -45,3 +46,6 @@ class SumPredictor:
 class Sum(PredictionService):
     def __init__(self) -> None:
         self.open_http(SumPredictor(), HttpSettings.load(Path("http.yaml"), embedded=False))
+
+
+answer_early(Sum)
