@@ -72,7 +72,7 @@ def import_(
     console = Console()
     samples = None if calibration is None else _samples(calibration)
     with console.status(f"converting {source}"):
-        model = _convert(source, dict(_shape(shape) for shape in shapes), samples)
+        model = convert_source(source, shapes, samples)
     chosen = name or _default_name(source)
     with console.status(f"compiling {chosen} for SPU"):
         saved = save_model(
@@ -88,14 +88,27 @@ def import_(
     console.print(f"digest   {saved.digest}")
 
 
-def _convert(
-    source: str, shapes: dict[str, tuple[int | None, ...]], samples: list[Any] | None
+def convert_source(
+    source: str, shapes: Sequence[str] = (), samples: list[Any] | None = None
 ) -> ConvertedModel:
+    """Convert an ONNX file or MODULE:FUNCTION.
+
+    Args:
+        source: see `secure-runner import`.
+        shapes: ``INPUT=DIMS`` texts.
+        samples: calibration inputs.
+
+    Raises:
+        ConfigError: the source or a shape is malformed.
+        ProgramError: the model cannot be converted.
+    """
     from converters import ConversionError, from_flax, from_onnx
 
     try:
         if Path(source).suffix == ".onnx":
-            return from_onnx(source, input_shapes=shapes or None, calibration=samples)
+            return from_onnx(
+                source, input_shapes=dict(_shape(shape) for shape in shapes) or None, calibration=samples
+            )
         module, variables, *examples = _call(source)
         return from_flax(module, variables, *examples, calibration=samples)
     except ConversionError as error:

@@ -1,0 +1,179 @@
+"""Measure what each operation sends under each protocol, and write ``secure_runner/programs/cost_table.py``.
+
+Each operation runs beside a small comparison and product, whose own cost is taken off, and with it what a
+session sets up once. Two sizes give a line: so much for each call, so much for each element.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from secure_runner.protocols import PROTOCOLS
+from secure_runner.testing import simulate_function
+
+SIZES = (64, 1024)
+CHEETAH_S_PER_BYTE = 1.5e-7
+"""Small networks on loopback; the time of the set-up, which varies, hides that of a single operation."""
+WARM = np.linspace(0, 1, 1024, dtype=np.float32)
+DOTS = ((4, 16, 8), (4, 512, 8), (4, 16, 256), (32, 64, 64))
+TABLE = Path(__file__).parent.parent / "secure_runner" / "programs" / "cost_table.py"
+Function = Callable[..., Any]
+
+FLOATS: dict[str, Function] = {
+    "add.ss": lambda x, y: x + y,
+    "multiply.ss": lambda x, y: x * y,
+    "multiply.sp": lambda x, y: x * 0.37,
+    "divide.ss": lambda x, y: x / y,
+    "divide.ps": lambda x, y: 1 / x,
+    "compare.ss": lambda x, y: x < y,
+    "compare.eq": lambda x, y: x == y,
+    "maximum.ss": lambda x, y: jnp.maximum(x, y),
+    "maximum.sp": lambda x, y: jnp.maximum(x, 0),
+    "abs": lambda x, y: jnp.abs(x),
+    "exponential": lambda x, y: jnp.exp(x),
+    "exponential-minus-one": lambda x, y: jnp.expm1(x),
+    "log": lambda x, y: jnp.log(x),
+    "log-plus-one": lambda x, y: jnp.log1p(x),
+    "logistic": lambda x, y: lax.logistic(x),
+    "tanh": lambda x, y: jnp.tanh(x),
+    "erf": lambda x, y: lax.erf(x),
+    "rsqrt": lambda x, y: lax.rsqrt(x),
+    "sqrt": lambda x, y: jnp.sqrt(x),
+    "sine": lambda x, y: jnp.sin(x),
+    "power": lambda x, y: lax.pow(x, y),
+    "atan2": lambda x, y: lax.atan2(x, y),
+    "floor": lambda x, y: jnp.floor(x),
+    "sign": lambda x, y: jnp.sign(x),
+}
+# Bits come out of comparisons, whose own cost is taken off.
+BITS: dict[str, tuple[Function, Function]] = {
+    "and.ss": (lambda x, y: (x < y) & (x < 0.7), lambda x, y: (x < y, x < 0.7)),
+    "or.ss": (lambda x, y: (x < y) | (x < 0.7), lambda x, y: (x < y, x < 0.7)),
+    "convert.bit": (lambda x, y: (x < y).astype(jnp.float32) + x, lambda x, y: x < y),
+    "select.bit": (lambda x, y: jnp.where(x < y, 3.0, 5.0), lambda x, y: x < y),
+    "select.s": (lambda x, y: jnp.where(x < y, x, y), lambda x, y: x < y),
+}
+
+
+def _run(function: Function, arrays: Sequence[np.ndarray], protocol: str) -> tuple[float, ...]:
+    def program(params: Any, *xs: Any) -> tuple[Any, ...]:
+        return tuple(jax.tree_util.tree_leaves(function(*xs)))
+
+    inputs = {f"x{index}": array for index, array in enumerate(arrays)}
+    traffic = simulate_function(program, {}, inputs, protocol=protocol, with_traffic=True).traffic  # type: ignore[arg-type]
+    assert traffic is not None
+    return traffic.sent_bytes, traffic.messages, traffic.run_s
+
+
+@cache
+def _set_up(protocol: str) -> tuple[float, ...]:
+    """A run that does little, but for what the first comparison and product set up."""
+    return _run(lambda a, b: (a < b, a * b), [WARM, WARM + 1], protocol)
+
+
+def _cost(function: Function, arrays: Sequence[np.ndarray], protocol: str) -> tuple[float, ...]:
+    """Bytes, messages and seconds of one call, without the set-up of a session."""
+    run = _run(lambda a, b, *xs: (a < b, a * b, function(*xs)), [WARM, WARM + 1, *arrays], protocol)
+    return tuple(max(whole - part, 0) for whole, part in zip(run, _set_up(protocol), strict=True))
+
+
+def _line(function: Function, protocol: str) -> tuple[float, ...]:
+    rng = np.random.default_rng(0)
+
+    def draw(size: int) -> np.ndarray:
+        return rng.uniform(0.5, 2, size).astype(np.float32)
+
+    # CHEETAH sets up oblivious transfers in every run, which takes seconds: one size is enough there.
+    sizes = SIZES[1:] if protocol == "cheetah" else SIZES
+    costs = [_cost(function, [draw(n), draw(n)], protocol) for n in sizes]
+    first, last = costs[0], costs[-1]
+    apart = SIZES[1] if len(costs) == 1 else SIZES[1] - SIZES[0]
+    before = (0.0, 0.0, 0.0) if len(costs) == 1 else first
+    slope, time_slope = (max(last[i] - before[i], 0) / apart for i in (0, 2))
+    if protocol == "cheetah":
+        time_slope = slope * CHEETAH_S_PER_BYTE
+    fixed = 0.0 if len(costs) == 1 else max(first[0] - slope * SIZES[0], 0)
+    return fixed, slope, (first[1] + last[1]) / 2, time_slope
+
+
+def _rounded(line: tuple[float, ...]) -> tuple[float, ...]:
+    return round(line[0]), round(line[1], 2), round(line[2], 1), float(f"{line[3]:.2e}")
+
+
+def _dot(protocol: str) -> tuple[float, ...]:
+    rng = np.random.default_rng(0)
+    rows, targets = [], []
+    for m, k, n in DOTS:
+        pairs = [rng.normal(size=shape).astype(np.float32) for shape in ((m, k), (k, n))]
+        targets.append(_cost(lambda x, y: x @ y, pairs, protocol))
+        rows.append((1, m * n, m * k + k * n, m * k * n))
+    weights = np.asarray(targets, float)
+    scale = 1 / np.maximum(weights[:, 0], 1)
+    fitted = _nonnegative(np.asarray(rows, float) * scale[:, None], np.ones(len(rows)))
+    seconds = float(np.median(weights[:, 2] / np.asarray(rows, float)[:, 3]))
+    return (
+        *(float(f"{w:.4g}") for w in fitted),
+        round(float(weights[:, 1].mean()), 1),
+        float(f"{seconds:.2e}"),
+    )
+
+
+def _nonnegative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
+    from scipy.optimize import nnls
+
+    return nnls(matrix, target)[0]
+
+
+def main(protocols: list[str]) -> None:
+    """Measure and write the table."""
+    table: dict[str, dict[str, tuple[float, ...]]] = {}
+    if TABLE.exists():
+        from secure_runner.programs.cost_table import COSTS
+
+        table.update(COSTS)
+    for protocol in protocols:
+        table[protocol] = {"dot": _dot(protocol)}
+        for name, function in FLOATS.items():
+            table[protocol][name] = _rounded(_line(function, protocol))
+            print(protocol, name, table[protocol][name], flush=True)
+        for name, (function, base) in BITS.items():
+            pairs = zip(_line(function, protocol), _line(base, protocol), strict=True)
+            table[protocol][name] = _rounded(tuple(max(whole - part, 0) for whole, part in pairs))
+            print(protocol, name, table[protocol][name], flush=True)
+        _write(table)
+
+
+def _write(table: dict[str, dict[str, tuple[float, ...]]]) -> None:
+    lines = [
+        '"""What operations send and take, measured by ``benchmarks/fit_costs.py``; do not edit by hand.',
+        "",
+        "Bytes for each call, bytes for each element, messages for each call, seconds for each element. dot:",
+        "bytes for each call, each output, each input, each product; messages; seconds for each product.",
+        '"""',
+        "",
+        "from __future__ import annotations",
+        "",
+        '__all__ = ["COSTS"]',
+        "",
+        "COSTS: dict[str, dict[str, tuple[float, ...]]] = {",
+    ]
+    for protocol, rows in table.items():
+        lines += [
+            f'    "{protocol}": {{',
+            *(f'        "{name}": {row},' for name, row in rows.items()),
+            "    },",
+        ]
+    TABLE.write_text("\n".join([*lines, "}", ""]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(PROTOCOLS))

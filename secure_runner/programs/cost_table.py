@@ -1,0 +1,76 @@
+"""What operations send and take, measured by ``benchmarks/fit_costs.py``; do not edit by hand.
+
+Bytes for each call, bytes for each element, messages for each call, seconds for each element. dot:
+bytes for each call, each output, each input, each product; messages; seconds for each product.
+"""
+
+from __future__ import annotations
+
+__all__ = ["COSTS"]
+
+COSTS: dict[str, dict[str, tuple[float, ...]]] = {
+    "aby3": {
+        "dot": (1.469e-13, 20.0, 0.0, 0.0, 3.0, 2.76e-07),
+        "add.ss": (0, 0.0, 0.0, 4.03e-08),
+        "multiply.ss": (0, 12.0, 2.0, 7.87e-07),
+        "multiply.sp": (0, 12.39, 1.0, 2.94e-06),
+        "divide.ss": (0, 460.52, 52.0, 4.76e-05),
+        "divide.ps": (3171, 406.45, 49.0, 5.64e-05),
+        "compare.ss": (0, 36.0, 8.0, 4.89e-06),
+        "compare.eq": (0, 18.0, 7.0, 3.51e-06),
+        "maximum.ss": (0, 60.0, 11.0, 2.04e-05),
+        "maximum.sp": (0, 60.0, 11.0, 2.98e-05),
+        "abs": (0, 52.26, 9.5, 1.89e-05),
+        "exponential": (0, 564.0, 69.0, 5.49e-05),
+        "exponential-minus-one": (3171, 546.45, 70.0, 0.000109),
+        "log": (16913, 731.74, 40.0, 0.000132),
+        "log-plus-one": (0, 889.68, 37.5, 0.000157),
+        "logistic": (0, 1022.58, 116.0, 0.000165),
+        "tanh": (0, 292.52, 48.0, 3.05e-05),
+        "erf": (1057, 639.48, 83.5, 8.2e-05),
+        "rsqrt": (2114, 506.97, 47.5, 0.000111),
+        "sqrt": (0, 561.29, 54.0, 2.51e-05),
+        "sine": (2114, 322.97, 35.0, 4.14e-05),
+        "power": (1586, 1688.23, 112.5, 0.000237),
+        "atan2": (0, 684.52, 74.5, 9.87e-05),
+        "floor": (0, 112.0, 8.0, 5.09e-06),
+        "sign": (896, 0.0, 17.5, 0.0),
+        "and.ss": (0, 1.0, 1.0, 1.91e-05),
+        "or.ss": (0, 1.0, 1.0, 0.0),
+        "convert.bit": (0, 120.0, 9.0, 1.63e-05),
+        "select.bit": (0, 8.26, 0.5, 0.0),
+        "select.s": (0, 24.0, 3.0, 0.0),
+    },
+    "semi2k": {
+        "dot": (6.213e-13, 4.0, 8.0, 0.0, 2.0, 3.86e-07),
+        "add.ss": (0, 0.0, 0.0, 3.08e-08),
+        "multiply.ss": (0, 20.0, 2.0, 2.57e-06),
+        "multiply.sp": (0, 4.0, 1.0, 0.0),
+        "divide.ss": (0, 525.0, 38.0, 3.95e-06),
+        "divide.ps": (0, 505.0, 36.0, 2.35e-05),
+        "compare.ss": (0, 56.0, 7.0, 3.14e-05),
+        "compare.eq": (0, 104.0, 7.0, 0.0),
+        "maximum.ss": (0, 72.0, 8.0, 0.0),
+        "maximum.sp": (0, 72.0, 8.0, 7.39e-06),
+        "abs": (0, 73.0, 9.0, 1.24e-05),
+        "exponential": (0, 553.0, 46.0, 3.22e-05),
+        "exponential-minus-one": (0, 553.0, 46.0, 4.65e-05),
+        "log": (0, 510.0, 26.0, 6.8e-05),
+        "log-plus-one": (0, 510.0, 26.0, 3.54e-05),
+        "logistic": (0, 1058.0, 82.0, 4.72e-05),
+        "tanh": (0, 324.0, 36.0, 0.000118),
+        "erf": (0, 721.0, 60.0, 7.22e-05),
+        "rsqrt": (0, 429.0, 26.0, 2.6e-05),
+        "sqrt": (0, 513.0, 35.0, 1.89e-05),
+        "sine": (0, 324.0, 22.0, 5.7e-05),
+        "power": (0, 1238.0, 76.0, 0.000101),
+        "atan2": (0, 807.0, 56.0, 9.36e-05),
+        "floor": (0, 208.0, 7.0, 1.25e-05),
+        "sign": (0, 185.0, 17.0, 1.64e-05),
+        "and.ss": (0, 2.0, 1.0, 0.0),
+        "or.ss": (0, 2.0, 1.0, 1.56e-05),
+        "convert.bit": (0, 4.0, 1.0, 0.0),
+        "select.bit": (0, 1.0, 1.0, 0.0),
+        "select.s": (0, 16.0, 1.0, 0.0),
+    },
+}

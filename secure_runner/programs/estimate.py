@@ -1,0 +1,163 @@
+"""What a model will cost, before anything is compiled: bytes, messages and time, for each protocol.
+
+The lowered program is read operation by operation and priced from a table of measured costs
+(`secure_runner.programs.cost_table`). Against measured programs the sums are right within a factor of 1.5 to
+2 (docs/estimate.md): enough to tell 10 ms from 10 s, which is the question before an import.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from secure_runner.programs.cost_table import COSTS
+from secure_runner.programs.hlo import read_hlo
+from secure_runner.programs.lowering import lower
+from secure_runner.programs.manifest import TensorSpec
+from secure_runner.programs.pricing import Price, prices
+from secure_runner.protocols import ProtocolName
+
+if TYPE_CHECKING:
+    from converters import ConvertedModel
+
+__all__ = ["LAN", "WAN", "Estimate", "Network", "OpEstimate", "estimate"]
+
+_ROUNDS_PER_MESSAGE = {"aby3": 0.5, "semi2k": 0.5, "cheetah": 0.1}
+"""Round trips for each message of rank 0: answers travel while the next request waits, and CHEETAH sends in
+pieces without waiting (from runs over links of 10 and 40 ms)."""
+_SLOW_S = 2.0
+_HOPELESS_S = 30.0
+
+
+@dataclass(frozen=True)
+class Network:
+    """A link between parties."""
+
+    name: str
+    round_trip_s: float
+    bytes_per_s: float
+
+
+LAN = Network("LAN (0.5 ms, 1 Gbit/s)", 0.5e-3, 125e6)
+WAN = Network("WAN (40 ms, 100 Mbit/s)", 40e-3, 12.5e6)
+
+
+@dataclass(frozen=True)
+class OpEstimate:
+    """All calls of one kind of operation."""
+
+    kind: str
+    calls: int
+    elements: int
+    sent_bytes: int
+    messages: int
+    compute_s: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one run of one batch sends from rank 0, and the time that means."""
+
+    protocol: ProtocolName
+    batch_size: int
+    ops: tuple[OpEstimate, ...]
+    """Most expensive first."""
+    unpriced: tuple[str, ...]
+    """Operations without a measured cost; they count as free."""
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that rank 0 sends."""
+        return sum(op.sent_bytes for op in self.ops)
+
+    @property
+    def messages(self) -> int:
+        """Messages that rank 0 sends."""
+        return sum(op.messages for op in self.ops)
+
+    @property
+    def rounds(self) -> int:
+        """Round trips that the parties wait for."""
+        return math.ceil(self.messages * _ROUNDS_PER_MESSAGE[self.protocol])
+
+    def seconds(self, network: Network) -> float:
+        """Time of one run over a network."""
+        compute = sum(op.compute_s for op in self.ops)
+        return compute + self.rounds * network.round_trip_s + self.sent_bytes / network.bytes_per_s
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: interactive, slow, or hopeless, with the number that decides."""
+        lan = self.seconds(LAN)
+        largest = self.ops[0].kind if self.ops else "nothing"
+        cost = f"{_bytes(self.sent_bytes)} and {self.rounds} rounds for a batch of {self.batch_size}"
+        if lan > _HOPELESS_S:
+            return (
+                f"hopeless under {self.protocol}: about {lan:.0f} s on a LAN ({cost}), most of it for "
+                f"{largest}; make the model smaller (fewer trees, layers or features) before importing it"
+            )
+        if lan > _SLOW_S:
+            return (
+                f"slow under {self.protocol}: about {lan:.1f} s on a LAN ({cost}), most of it for {largest}"
+            )
+        return f"fit for requests under {self.protocol}: about {lan * 1e3:.0f} ms on a LAN ({cost})"
+
+
+def estimate(model: ConvertedModel, *, protocol: ProtocolName, batch_size: int = 1) -> Estimate:
+    """Price a converted model.
+
+    Args:
+        model: a converted model; only its shapes and its function are looked at.
+        protocol: whose costs.
+        batch_size: rows of one run.
+
+    Raises:
+        ProgramError: the model cannot be lowered.
+    """
+    params = _specs([(name, value.dtype.name, value.shape) for name, value in sorted(model.params.items())])
+    inputs = _specs([(spec.name, str(spec.dtype), tuple(spec.shape)) for spec in model.private_inputs])
+    module = read_hlo(lower(model.private_predict, params, inputs, batch_size).hlo)
+    found: dict[str, list[Price]] = {}
+    unpriced: list[str] = []
+    for use in module.uses():
+        if not any(use.secret):
+            continue
+        priced = prices(use, module)
+        if priced is None:
+            unpriced.append(use.instruction.op)
+            continue
+        for price in priced:
+            found.setdefault(price.kind, []).append(price)
+    ops = [_priced(kind, rows, protocol) for kind, rows in found.items()]
+    ranked = sorted(ops, key=lambda op: (-op.sent_bytes, -op.messages, op.kind))
+    return Estimate(protocol, batch_size, tuple(ranked), tuple(sorted(set(unpriced))))
+
+
+def _specs(tensors: Sequence[tuple[str, str, tuple[int | None, ...]]]) -> list[TensorSpec]:
+    return [TensorSpec(name=name, dtype=dtype, shape=shape) for name, dtype, shape in tensors]
+
+
+def _priced(kind: str, rows: Sequence[Price], protocol: ProtocolName) -> OpEstimate:
+    calls, elements = sum(row.calls for row in rows), sum(row.elements for row in rows)
+    cost = COSTS[protocol][kind]
+    if kind == "dot":
+        each, per_output, per_input, per_product, messages, seconds = cost
+        sent = sum(
+            row.calls * each + per_output * row.elements + per_input * row.inputs + per_product * row.products
+            for row in rows
+        )
+        work = seconds * sum(row.products for row in rows)
+    else:
+        each, per_element, messages, seconds = cost
+        sent, work = calls * each + per_element * elements, seconds * elements
+    return OpEstimate(kind, calls, elements, round(sent), round(messages * calls), work)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

@@ -1,0 +1,88 @@
+"""Estimates before compiling, held against what runs really send; accuracy under the real protocol."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from skl2onnx import to_onnx
+from sklearn.linear_model import LogisticRegression
+
+from converters import from_flax, from_onnx
+from secure_runner.cli.estimate import estimate as command
+from secure_runner.programs.accuracy import accuracy
+from secure_runner.programs.estimate import LAN, WAN, estimate
+from secure_runner.testing import run_private
+
+X = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32)
+
+
+class Network(nn.Module):
+    """Layers with the operations that cost most: comparisons, an inner softmax, a norm."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.LayerNorm()(nn.relu(nn.Dense(16)(x)))
+        return nn.Dense(2)(x * nn.softmax(nn.Dense(16)(x)))
+
+
+def _network():
+    network = Network()
+    return from_flax(network, network.init(jax.random.PRNGKey(0), X), X)
+
+
+@pytest.mark.parametrize("protocol", ["aby3", "semi2k"])
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_estimates_are_within_a_factor_of_what_is_sent(protocol, batch_size):
+    """Bytes and messages within 1.7 of those of a run."""
+    model = _network()
+    found = estimate(model, protocol=protocol, batch_size=batch_size)
+    traffic = run_private(model, [X[:batch_size]], protocol=protocol, with_traffic=True).traffic
+    assert found.unpriced == ()
+    assert 1 / 1.7 < found.sent_bytes / traffic.sent_bytes < 1.7
+    assert 1 / 1.7 < found.messages / traffic.messages < 1.7
+
+
+def test_rounds_decide_on_a_wan_and_a_peeled_model_has_few():
+    """A wide network is slower, and the peeled activation is most of a small model's rounds."""
+    weights = {"w": np.ones((12, 2), np.float32)}
+    sigmoid = lambda v, x: nn.sigmoid(x @ v["w"])  # noqa: E731
+    peeled = estimate(from_flax(sigmoid, weights, X), protocol="aby3")
+    whole = estimate(from_flax(sigmoid, weights, X, rewrites={"peel_outputs": False}), protocol="aby3")
+    assert peeled.seconds(LAN) < peeled.seconds(WAN) < whole.seconds(WAN)
+    assert whole.rounds > 10 * peeled.rounds
+    assert "fit for requests" in peeled.verdict
+
+
+def test_a_hopeless_model_is_called_hopeless_with_numbers():
+    """Ten million sigmoids inside a model: nothing is compiled to find that out."""
+    weights = {"w": np.ones((12, 300_000), np.float32)}
+    model = from_flax(lambda v, x: nn.sigmoid(x @ v["w"]).sum(-1), weights, X)
+    found = estimate(model, protocol="aby3", batch_size=32)
+    assert "hopeless under aby3" in found.verdict
+    assert "GB" in found.verdict
+    assert "exponential" in found.verdict
+
+
+def test_the_command_prints_a_row_for_each_protocol_and_batch(tmp_path):
+    """Every protocol unless one is chosen; a sentence for each at the end."""
+    fitted = LogisticRegression().fit(X, np.arange(8) % 2)
+    path = tmp_path / "credit.onnx"
+    path.write_bytes(to_onnx(fitted, X[:1]).SerializeToString())
+    result = CliRunner().invoke(command, [str(path), "--batch-size", "4", "--ops"])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("fit for requests under") == 3
+    assert "dot" in result.output
+
+
+def test_accuracy_is_reported_for_each_output():
+    """Labels by agreement, scores by error, under the protocol that is asked for."""
+    fitted = LogisticRegression().fit(X, np.arange(8) % 2)
+    model = from_onnx(to_onnx(fitted, X[:1], options={"zipmap": False}))
+    label, scores = accuracy(
+        model, X, expected=(fitted.predict(X), fitted.predict_proba(X)), protocol="semi2k"
+    )
+    assert (label.agreement, label.largest_error) == (1.0, None)
+    assert scores.agreement == 1.0
+    assert 0 < scores.largest_error < 1e-3
+    assert "semi2k" in str(scores)
