@@ -115,9 +115,11 @@ def test_both_parties_logs_match_and_hold_no_value(deploy, small_model, tmp_path
             ]
         )
     secrets = [PLANTED, *answer.ravel(), *small_model.model.params["hidden/kernel"].ravel()[:8]]
-    for value in secrets:
-        assert f"{float(value):.5g}" not in everything
-        assert repr(float(np.float32(value)))[:8] not in everything
+    forms = {form for value in secrets for form in (f"{float(value):.5g}", repr(float(value))[:8])}
+    # A saturated 0 or 1 is everywhere; what has digits of its own must be nowhere.
+    telling = {form for form in forms if len(form.strip("-0.")) >= 5}
+    assert len(telling) >= 16
+    assert not [form for form in telling if form in everything]
 
 
 def _check_entries(chains, digest, epoch):
@@ -170,7 +172,7 @@ def test_the_model_owners_limits_hold_against_a_data_owner_that_ignores_them(dep
     )
     if _until_next_day_s() < 120:
         pytest.skip("the day is about to turn")
-    deployed = deploy(protocol="aby3", audit_directory=tmp_path / "audit", limits=limits)
+    deployed = deploy(protocol="semi2k", insecure=True, audit_directory=tmp_path / "audit", limits=limits)
     epoch = deployed.epoch
     assert deployed.predict(small_model.rows[:16]).shape == (16, 2)
     with pytest.raises(OverloadedError) as refused:
@@ -190,7 +192,7 @@ def test_the_model_owners_limits_hold_against_a_data_owner_that_ignores_them(dep
         e for e in _chains(tmp_path / "audit")["model-owner"].entries if e["event"] == "run" and e["run_id"]
     ]
     assert sum(e["batch_size"] for e in computed) == 16
-    again = deploy(protocol="aby3", audit_directory=tmp_path / "audit", limits=limits)
+    again = deploy(protocol="semi2k", insecure=True, audit_directory=tmp_path / "audit", limits=limits)
     with pytest.raises(OverloadedError, match="used up"):
         again.predict(small_model.rows[:8])
     for count in (1, 1, 1, 1):
