@@ -104,6 +104,8 @@ class Timeouts(FrozenSettings):
     """How often runners tell each other that they live; also keeps idle connections open in firewalls."""
     heartbeat_timeout_s: Seconds = 1.0
     """Silence after which another runner counts as dead."""
+    freeze_timeout_s: Seconds = 2.5
+    """Silence after which a runner kills its own party process: it lives, but is stopped or swapped out."""
     clock_difference_limit_s: Seconds = 5.0
     """Largest difference between two parties' clocks; beyond it logs and expiry dates mislead."""
 

@@ -19,10 +19,12 @@ from secure_runner.party.exit import FailureCode, end_process
 from secure_runner.party.pipe import Pipe
 from secure_runner.party.secretflow_parts import leave_out_unused_parts
 from secure_runner.party.spec import SessionSpec
+from secure_runner.party.stages import Stages
 
 
 def main() -> NoReturn:
     """Import what takes long, say so, wait for the session, serve it, end."""
+    stages = Stages()
     end_with_parent()
     # The runner ends this process itself, after the requests in flight: a terminal's Ctrl-C and a server's
     # SIGTERM reach the whole process group and must not get there first.
@@ -36,10 +38,11 @@ def main() -> NoReturn:
         import secure_runner.party.cluster  # noqa: F401  # the slow import is the point
     except Exception as error:
         end_process(pipe, FailureCode.PROGRAM, error)
-    serve_session(pipe)
+    stages.done("import")
+    serve_session(pipe, stages)
 
 
-def serve_session(pipe: Pipe) -> NoReturn:
+def serve_session(pipe: Pipe, stages: Stages) -> NoReturn:
     """Wait for the session's description, then be that party until the end."""
     from secure_runner.party.cluster import run_session
     from secure_runner.programs.files import read_program
@@ -47,6 +50,7 @@ def serve_session(pipe: Pipe) -> NoReturn:
     try:
         pipe.send(Frame(Kind.WARM, meta={"pid": os.getpid()}))
         spec = SessionSpec.model_validate(pipe.next_frame().meta)
+        stages.waited()
     except Exception as error:
         end_process(pipe, FailureCode.RUNNER, error)
     try:
@@ -54,7 +58,7 @@ def serve_session(pipe: Pipe) -> NoReturn:
     except Exception as error:
         end_process(pipe, FailureCode.PROGRAM, error)
     try:
-        run_session(spec, manifest, pipe)
+        run_session(spec, manifest, pipe, stages)
     except BaseException as error:
         end_process(pipe, FailureCode.CLUSTER, error)
     end_process(pipe, FailureCode.LINK, RuntimeError("the session ended"))

@@ -21,8 +21,7 @@ from secure_runner.sessions.watch import PartyWatch, RunReport
 __all__ = ["LocalMember", "Member", "SessionOrder"]
 
 _log = logging.getLogger(__name__)
-_STANDBY_NICENESS = 10
-_STANDBY_DELAY_S = 1.0
+_STANDBY_DELAY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class LocalMember:
     async def warm(self) -> None:
         """Wait until a warm process stands by."""
         if self._standby is None:
-            self._standby = asyncio.create_task(self._spawn(0.0, 0))
+            self._standby = asyncio.create_task(self._spawn(0.0))
         try:
             await asyncio.shield(self._standby)
         except Exception:
@@ -139,7 +138,7 @@ class LocalMember:
         self.started = await process.start(spec)
         for batch_size, run_s in self.started.get("run_s", {}).items():
             self._watch.batch_ran(spec, RunReport(0, AboutBatch(int(batch_size)), run_s=run_s))
-        self._standby = asyncio.create_task(self._spawn(_STANDBY_DELAY_S, _STANDBY_NICENESS))
+        self._standby = asyncio.create_task(self._spawn(_STANDBY_DELAY_S))
 
     async def ended(self) -> str:
         """Wait for the end of the process in session."""
@@ -172,13 +171,21 @@ class LocalMember:
             self._watch.batch_refused(spec, about, reason)
         return not reason
 
-    async def _spawn(self, delay_s: float, niceness: int) -> PartyProcess:
-        # A standby is for the next fault, not for now: its imports must not slow the session that just began.
+    async def _spawn(self, delay_s: float) -> PartyProcess:
+        # The session that just began has first answers to give: they come before a standby's imports.
         await asyncio.sleep(delay_s)
-        process = await PartyProcess.spawn(self.party, niceness=niceness)
+        timeouts = self._settings.cluster.timeouts
+        process = await PartyProcess.spawn(self.party, freeze_timeout_s=timeouts.freeze_timeout_s)
         try:
             await process.warm()
         except BaseException:
             await process.kill()
             raise
+        process.when_ended(lambda: self._replace(process))
         return process
+
+    def _replace(self, process: PartyProcess) -> None:
+        """A process has ended. If it only stood by, start another now, and not when it is needed."""
+        standby = self._standby
+        if standby is not None and standby.done() and standby.result() is process:
+            self._standby = asyncio.create_task(self._spawn(0.0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
@@ -35,7 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["BatchResult", "PartyProcess"]
 
 _log = logging.getLogger(__name__)
-_PING_INTERVAL_S = 0.5
+_PING_INTERVAL_S = 0.25
+_STARTING_PATIENCE = 4
+"""While a session starts, a process may be silent for this many freeze timeouts: libraries load meanwhile."""
 _STREAM_LIMIT = 1 << 24
 _REPORTED = tuple(field.name for field in fields(RunReport) if field.name.endswith(("_s", "_bytes")))
 
@@ -74,11 +75,11 @@ class PartyProcess:
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._runs: dict[int, asyncio.Future[Frame]] = {}
         self._run_ids = itertools.count(1)
-        self._heard_at = 0.0
+        self._silence_s = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
-    async def spawn(cls, party: str, *, freeze_timeout_s: float = 5.0, niceness: int = 0) -> PartyProcess:
+    async def spawn(cls, party: str, *, freeze_timeout_s: float) -> PartyProcess:
         """Start a process for ``party``. It becomes warm on its own.
 
         Call from a thread that lives as long as the process: the kernel ends the child with it.
@@ -93,9 +94,6 @@ class PartyProcess:
                 # Signals of a terminal are for the server; the runner ends its parties itself.
                 start_new_session=True,
             )
-        if niceness:
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, popen.pid, niceness)
         process = cls(party, popen, ours, freeze_timeout_s)
         await process._attach()
         return process
@@ -116,10 +114,8 @@ class PartyProcess:
         """
         self.spec = spec
         self._send(Frame(Kind.START, meta=spec.model_dump(mode="json")))
-        started = await asyncio.shield(self._ready)
-        self._heard_at = asyncio.get_running_loop().time()
         self._tasks.append(asyncio.create_task(self._watch()))
-        return started
+        return await asyncio.shield(self._ready)
 
     async def run(self, about: AboutBatch, arrays: Mapping[str, Array]) -> BatchResult:
         """Run one batch of private inputs (data owner's process only).
@@ -155,6 +151,10 @@ class PartyProcess:
         """Wait for the end; why, as a code: ``died``, ``frozen``, ``ended``, or what the party said."""
         return await asyncio.shield(self._ended)
 
+    def when_ended(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called once the process has ended."""
+        self._ended.add_done_callback(lambda _: call())
+
     @property
     def end_reason(self) -> str:
         """Why it ended, as :meth:`ended` says; nothing while it lives."""
@@ -186,7 +186,7 @@ class PartyProcess:
             await self.kill("died")
 
     def _take(self, frame: Frame) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
+        self._silence_s = 0.0
         if frame.kind is Kind.WARM and not self._warm.done():
             self._warm.set_result(None)
         elif frame.kind is Kind.READY and not self._ready.done():
@@ -205,10 +205,15 @@ class PartyProcess:
 
     async def _watch(self) -> None:
         clock = asyncio.get_running_loop().time
+        self._silence_s = 0.0
         while self.alive:
             self._send(Frame(Kind.PING))
+            before_s = clock()
             await asyncio.sleep(_PING_INTERVAL_S)
-            if clock() - self._heard_at > self._freeze_timeout_s:
+            # A pause of this very process is no silence of the other: its answers may lie unread.
+            self._silence_s += min(clock() - before_s, 2 * _PING_INTERVAL_S)
+            starting = 1 if self._ready.done() else _STARTING_PATIENCE
+            if self._silence_s > starting * self._freeze_timeout_s:
                 await self.kill("frozen")
 
     def _send(self, frame: Frame) -> None:
