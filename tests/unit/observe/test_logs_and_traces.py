@@ -43,6 +43,7 @@ def logger():
     made = logging.getLogger("test-of-json")
     yield made
     made.handlers.clear()
+    made.propagate = True
 
 
 def test_a_line_is_json_with_its_ids_and_without_what_a_library_said(capsys, logger):
@@ -64,8 +65,10 @@ def test_a_line_is_json_with_its_ids_and_without_what_a_library_said(capsys, log
 
 def test_text_is_left_to_whoever_has_set_up_logging(logger):
     """And another format is refused."""
+    before = list(logger.handlers)
     set_up_logs({}, logger)
-    assert not logger.handlers
+    assert logger.handlers == before
+    assert logger.propagate
     with pytest.raises(ConfigError, match="json or text"):
         set_up_logs({"SECURE_RUNNER_LOG_FORMAT": "xml"}, logger)
 
