@@ -54,10 +54,8 @@ def main(
         with _progress() as progress:
             for name in suites:
                 task = progress.add_task(f"{name}: {SUITES[name]}", total=None)
-                records, problem = _run(name, bench, progress)
-                if problem:
+                if not _run(name, bench, progress, file):
                     failed.append(name)
-                write_records(file, merge(read_records(file), records, [name]))
                 progress.update(task, total=1, completed=1)
     _draw(results)
     console.print(f"{len(read_records(file))} records in {file}; the page is {results / 'index.html'}")
@@ -66,19 +64,20 @@ def main(
     console.print("bench: OK")
 
 
-def _run(name: str, bench: Workbench, progress: Progress) -> tuple[list[Record], str]:
-    """Records of one suite, and what went wrong, if anything did; what was measured before it counts."""
-    records: list[Record] = []
+def _run(name: str, bench: Workbench, progress: Progress, file: Path) -> bool:
+    """One suite; False if it did not finish. What was measured until then is kept."""
+    before, records = read_records(file), list[Record]()
     started = time.monotonic()
     try:
         for record in importlib.import_module(f"benchmarks.suites.{name}").run(bench):
             records.append(record)
             progress.console.print(_line(record))
-    except Exception as error:
+            write_records(file, merge(before, records, [name]))
+    except Exception:
         progress.console.print(f"{name} failed:\n{traceback.format_exc()}", markup=False)
-        return records, type(error).__name__
+        return False
     progress.console.print(f"{name}: {time.monotonic() - started:.0f} s")
-    return records, ""
+    return True
 
 
 def _line(record: Record) -> str:

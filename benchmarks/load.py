@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -95,29 +96,52 @@ def main(url: str, rows_file: str, expected_file: str) -> None:
 
 
 async def _serve(url: str, rows: Any, expected: Any) -> None:
-    import aiohttp
-
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=timeout, headers={"content-type": "application/json"}
-    ) as session:
-        while line := await asyncio.to_thread(sys.stdin.readline):
-            clients, requests, count = json.loads(line)
-            result = LoadResult()
-            started = time.perf_counter()
-            await asyncio.gather(
-                *(
-                    _client(session, f"{url}/predict", rows, expected, result, index, requests, count)
-                    for index in range(clients)
-                )
+    address = urlsplit(url)
+    assert address.hostname is not None
+    connections: list[_Connection] = []
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        clients, requests, count = json.loads(line)
+        while len(connections) < clients:
+            connections.append(_Connection(*await asyncio.open_connection(address.hostname, address.port)))
+        result = LoadResult()
+        started = time.perf_counter()
+        await asyncio.gather(
+            *(
+                _client(connections[index], rows, expected, result, index, requests, count)
+                for index in range(clients)
             )
-            result.wall_s = time.perf_counter() - started
-            print(json.dumps(vars(result)), flush=True)
+        )
+        result.wall_s = time.perf_counter() - started
+        for connection in connections:
+            connection.close()
+        connections.clear()
+        print(json.dumps(vars(result)), flush=True)
+
+
+@dataclass(frozen=True)
+class _Connection:
+    """One keep-alive connection. A client library would take more of these cores than the service does."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def post(self, body: bytes) -> tuple[int, bytes]:
+        """Status and body of the answer."""
+        head = (
+            "POST /predict HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n\r\n"
+        )
+        self.writer.write(head.encode() + body)
+        answer = (await self.reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(answer.partition(b"content-length:")[2].partition(b"\r\n")[0])
+        return int(answer.split(b" ", 2)[1]), await self.reader.readexactly(length)
+
+    def close(self) -> None:
+        self.writer.close()
 
 
 async def _client(
-    session: Any,
-    url: str,
+    connection: _Connection,
     rows: Any,
     expected: Any,
     result: LoadResult,
@@ -129,10 +153,9 @@ async def _client(
     body = json.dumps({"inputs": rows[at : at + count].tolist()}).encode()
     for _ in range(requests):
         started = time.perf_counter()
-        async with session.post(url, data=body) as response:
-            answer = await response.read()
+        status, answer = await asyncio.wait_for(connection.post(body), _TIMEOUT_S)
         elapsed_ms = 1000 * (time.perf_counter() - started)
-        if response.status != 200:
+        if status != 200:
             result.failed += 1
             continue
         outputs = np.asarray(json.loads(answer)["outputs"])

@@ -101,8 +101,11 @@ class SpuParties:
         *,
         times: int = 1,
         timeout_s: float = 120.0,
+        owners: Sequence[int] | None = None,
     ) -> tuple[list[Array], list[float]]:
         """Share the inputs, run the executable ``times`` times, reconstruct the last outputs.
+
+        ``owners`` are ranks that keep an input as their private value instead; -1 where it is shared.
 
         Returns the outputs and the milliseconds of each run, the slowest party's.
 
@@ -112,7 +115,10 @@ class SpuParties:
         import spu
 
         io = spu.Io(len(self._pipes), runtime_config(config))
-        shared = [io.make_shares(np.asarray(x), spu.Visibility.VIS_SECRET) for x in inputs]
+        shared = [
+            io.make_shares(np.asarray(x), spu.Visibility.VIS_SECRET, owner)
+            for x, owner in zip(inputs, owners or [-1] * len(inputs), strict=True)
+        ]
         executable, output_count = compiled
         self._send(
             [

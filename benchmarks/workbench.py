@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -16,8 +18,13 @@ from benchmarks.models import NamedMlp
 from examples.demo import serving
 from secure_runner.protocols import ProtocolName
 
+if TYPE_CHECKING:
+    # Importing it imports BentoML.
+    from secure_runner.runner.deployment import Deployment
+
 __all__ = ["PROTOCOL_NAMES", "Served", "Workbench"]
 
+_LANES_TIMEOUT_S = 180.0
 PROTOCOL_NAMES: tuple[ProtocolName, ...] = ("aby3", "semi2k", "cheetah")
 
 
@@ -84,3 +91,29 @@ class Workbench:
             with Load(url, model.rows, model.expected, self.home) as load:
                 load.run(clients=1, requests=3)
                 yield Served(url, server, load, log, ready_s)
+
+    @asynccontextmanager
+    async def deployment(self, tag: str, *, lanes: int = 1) -> AsyncIterator[Deployment]:
+        """A saved program embedded in this process, without BentoML and HTTP, once all lanes serve.
+
+        Raises:
+            RuntimeError: they do not.
+        """
+        import bentoml
+
+        from secure_runner.programs.store import PARAMS_FILE, params_tag
+        from secure_runner.runner.deployment import Deployment, PartyFiles
+
+        program = Path(bentoml.models.get(tag).path)
+        params = Path(bentoml.models.get(params_tag(tag)).path) / PARAMS_FILE
+        deployment = Deployment(PartyFiles(program, params), None, lanes=lanes)
+        await deployment.start()
+        try:
+            until = time.monotonic() + _LANES_TIMEOUT_S
+            while not all(lane["serving"] for lane in deployment.status()["lanes"]):
+                if time.monotonic() > until:
+                    raise RuntimeError(f"{lanes} lanes were not serving within {_LANES_TIMEOUT_S:.0f} s")
+                await asyncio.sleep(0.2)
+            yield deployment
+        finally:
+            await deployment.stop()

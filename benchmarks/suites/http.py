@@ -176,4 +176,6 @@ def _rewritten(model: NamedMlp, name: ProtocolName) -> Iterator[Callable[[int], 
                 SEMI2K,
             )
         parties.open("rewritten", own)
-        yield lambda times: parties.run("rewritten", compiled, inputs, config, times=times)[1]
+        # The data owner's rank is 1, the model owner's 0.
+        owners = [1, *[0] * len(weights)] if protocol(name).inputs_stay_with_owner else None
+        yield lambda times: parties.run("rewritten", compiled, inputs, config, times=times, owners=owners)[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from benchmarks.models import NamedMlp, mlp
 from benchmarks.records import Record
 from benchmarks.workbench import Workbench
 from secure_runner.protocols import ProtocolName
+
+if TYPE_CHECKING:
+    from secure_runner.runner.deployment import Deployment
 
 __all__ = ["run"]
 
@@ -41,37 +44,13 @@ def run(bench: Workbench) -> Iterator[Record]:
 
 
 async def _rate(bench: Workbench, model: NamedMlp, name: ProtocolName, lanes: int, seconds: float) -> float:
-    import bentoml
-
-    from secure_runner.programs.store import PARAMS_FILE, params_tag
-    from secure_runner.runner.deployment import Deployment, PartyFiles
-
     bench.bento(model, name)
-    tag = f"{model.name}-{name}:latest"
-    files = PartyFiles(
-        Path(bentoml.models.get(tag).path), Path(bentoml.models.get(params_tag(tag)).path) / PARAMS_FILE
-    )
-    deployment = Deployment(files, None, protocol=name, lanes=lanes)
-    await deployment.start()
-    try:
-        await _until_all_serve(deployment, lanes)
+    async with bench.deployment(f"{model.name}-{name}:latest", lanes=lanes) as deployment:
         await _load(deployment, model, seconds / 2)
         return await _load(deployment, model, seconds)
-    finally:
-        await deployment.stop()
 
 
-async def _until_all_serve(deployment: object, lanes: int) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        states = deployment.status()["lanes"]  # type: ignore[attr-defined]
-        if sum(state["serving"] for state in states) == lanes:
-            return
-        await asyncio.sleep(0.2)
-    raise RuntimeError(f"{lanes} lanes were not serving within 120 s")
-
-
-async def _load(deployment: object, model: NamedMlp, seconds: float) -> float:
+async def _load(deployment: Deployment, model: NamedMlp, seconds: float) -> float:
     """Closed loops of 64 clients; right rows a second."""
     answered, until, started = 0, time.monotonic() + seconds, time.monotonic()
     name = model.converted.inputs[0].name
@@ -80,7 +59,7 @@ async def _load(deployment: object, model: NamedMlp, seconds: float) -> float:
         nonlocal answered
         row = {name: model.rows[index : index + 1]}
         while time.monotonic() < until:
-            outputs = await deployment.predict(row, client=str(index), deadline_s=60)  # type: ignore[attr-defined]
+            outputs = await deployment.predict(row, client=str(index), deadline_s=60)
             np.testing.assert_allclose(
                 next(iter(outputs.values())), model.expected[index : index + 1], atol=2e-2
             )
