@@ -26,7 +26,9 @@ SAMPLE = (
     "Where",
     "Gelu",
 )
-"""Operators of every theme, for the protocols that are slower to simulate."""
+"""Operators of every theme."""
+SAMPLES = {"aby3": SAMPLE, "semi2k": SAMPLE, "cheetah": ("Conv", "Softmax", "ArgMax", "Where")}
+"""A run of cheetah takes seconds, whatever the operator."""
 
 
 def _verdicts(tasks):
@@ -41,7 +43,7 @@ def _verdicts(tasks):
 def test_sampled_operators_agree_with_the_suite(protocol):
     """One operator of every theme gives the suite's outputs within its stated tolerance."""
     chosen = operators.choose()
-    found = _verdicts([(name, chosen[name], protocol) for name in SAMPLE])
+    found = _verdicts([(name, chosen[name], protocol) for name in SAMPLES[protocol]])
     assert {key for key, verdict in found.items() if verdict != "works"} == set()
 
 
