@@ -21,6 +21,7 @@ from secure_runner.party.resident import Resident, ResidentSpu
 if TYPE_CHECKING:
     from secure_runner.party.pipe import Pipe
     from secure_runner.party.spec import SessionSpec
+    from secure_runner.party.stages import Stages
     from secure_runner.programs.manifest import Manifest
 
 __all__ = ["run_session"]
@@ -28,7 +29,7 @@ __all__ = ["run_session"]
 _log = logging.getLogger(__name__)
 
 
-def run_session(spec: SessionSpec, manifest: Manifest, pipe: Pipe) -> None:
+def run_session(spec: SessionSpec, manifest: Manifest, pipe: Pipe, stages: Stages) -> None:
     """Form the cluster, share the params once, and serve. Every party runs this same code.
 
     SecretFlow's calls belong on the main thread. The params are read by a PYU at the model owner, the only
@@ -43,7 +44,8 @@ def run_session(spec: SessionSpec, manifest: Manifest, pipe: Pipe) -> None:
     fields = {"party": spec.settings.party, **place}
     set_up_logs(os.environ, logging.getLogger(), plain=LOG_FORMAT, fields=fields)
     identity = agree_on_link(channel, spec.settings, spec.session_id)
-    device = ResidentSpu(Resident(spec, manifest, identity, pipe))
+    stages.done("cluster")
+    device = ResidentSpu(Resident(spec, manifest, identity, pipe, stages))
     model_owner = sf.PYU(spec.settings.cluster.party_with("model_owner"))
     params = to_device(model_owner(load_params)(spec.params_file), device, owner_rank(spec, "model_owner"))
     served = [

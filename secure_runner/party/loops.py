@@ -102,7 +102,7 @@ class PeerLoop(_Loop):
         self.last_run_id = 0
         self.warmed_up: set[int] = set()
         self.thread(self.receive_inputs, FailureCode.LINK)
-        self.pipe.send(Frame(Kind.READY))
+        self.pipe.send(Frame(Kind.READY, meta={"stages_s": self.runtime.stages.seconds}))
         while True:
             batch = self.batches.get()
             started = time.monotonic()
@@ -243,7 +243,8 @@ class DataOwnerLoop(_Loop):
             }
             self.submit(0, AboutBatch(batch_size), zeros)
             seconds[str(batch_size)] = self.warm_ups.get()
-        self.pipe.send(Frame(Kind.READY, meta={"run_s": seconds}))
+        self.runtime.stages.done("warm_up")
+        self.pipe.send(Frame(Kind.READY, meta={"run_s": seconds, "stages_s": self.runtime.stages.seconds}))
 
     def keep_link_alive(self) -> None:
         """Say something now and then, so that peers waiting for work do not time out."""

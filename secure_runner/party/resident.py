@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from secure_runner.party.link_identity import LinkIdentity
     from secure_runner.party.pipe import Pipe
     from secure_runner.party.spec import SessionSpec
+    from secure_runner.party.stages import Stages
 
 __all__ = ["Resident", "ResidentRuntime", "ResidentSpu"]
 
@@ -45,6 +46,7 @@ class Resident:
     manifest: Manifest
     identity: LinkIdentity
     pipe: Pipe
+    stages: Stages
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
         options.log_level = spu.logging.LogLevel.WARN
         spu.logging.setup_logging(options)
         self.spec, self.manifest, self.pipe = resident.spec, resident.manifest, resident.pipe
+        self.stages = resident.stages
         self.rank = rank
         self.party = self.spec.parties[rank]
         self.cluster_def = cluster_def
@@ -149,6 +152,7 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
         """Serve batches until the session ends. It never returns: the process ends with the session."""
         from secure_runner.party.loops import serve
 
+        self.stages.done("link_and_params")
         try:
             self.load_program(params)
         except Exception as error:

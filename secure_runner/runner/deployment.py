@@ -192,6 +192,7 @@ class Deployment:
                     "epoch": lane.state.epoch,
                     "serving": lane.state.serving.is_set(),
                     "recoveries": lane.state.recoveries,
+                    "stages_s": {m.party: m.started.get("stages_s", {}) for m in lane.members},
                     "processes": {m.party: m.process.pid for m in lane.members if m.process is not None},
                 }
                 for lane in self._keeper.lanes
