@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +38,8 @@ class Recovery:
     """From the fault, or the end of a cut, to the first right answer to a request sent later, if any."""
     warm: bool
     """Whether standby processes had finished their imports when the fault came."""
+    server_worker: bool = False
+    """Whether one of BentoML's own processes had to start again: counted apart."""
 
 
 @dataclass
@@ -59,7 +64,7 @@ class Outcome:
             recovery.after_s
             for recovery in self.recoveries
             if recovery.after_s is not None
-            and FAULTS[recovery.fault].server_worker == server_worker
+            and recovery.server_worker == server_worker
             and (recovery.warm or not warm_only)
         ]
 
@@ -109,12 +114,13 @@ def beset(
     faults: Sequence[str],
     host: Host,
     chosen: random.Random,
-    seconds: float,
+    seconds: float = math.inf,
+    times: int = sys.maxsize,
     say: Callable[[str], None],
 ) -> None:
-    """Do faults at random moments until the time is over; each kind once before any comes again."""
+    """Do faults at random moments for so long or so often; each kind once before any comes again."""
     began_s = time.monotonic()
-    for name in _in_turn(faults, chosen):
+    for name in itertools.islice(_in_turn(faults, chosen), times):
         if time.monotonic() - began_s > seconds:
             break
         time.sleep(chosen.uniform(*_PAUSE_S))
@@ -139,10 +145,11 @@ def _in_turn(faults: Sequence[str], chosen: random.Random) -> Iterator[str]:
 def _recovery(name: str, blow: Blow, warm: bool, load: Load) -> Recovery:
     event = load.right_after(blow.cleared_s, _RECOVERY_TIMEOUT_S)
     after_s = None if event is None else event.answered_s - blow.cleared_s
-    return Recovery(name, blow.victim, after_s, warm)
+    fault = FAULTS[name]
+    return Recovery(fault.what, blow.victim, after_s, warm, fault.server_worker)
 
 
 def _line(recovery: Recovery) -> str:
     took = "no right answer" if recovery.after_s is None else f"right again after {recovery.after_s:.1f} s"
     standby = "" if recovery.warm else ", standby still importing"
-    return f"  {FAULTS[recovery.fault].what} ({recovery.victim}{standby}): {took}"
+    return f"  {recovery.fault} ({recovery.victim}{standby}): {took}"

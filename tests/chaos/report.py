@@ -8,7 +8,6 @@ from itertools import groupby
 import numpy as np
 from chaos.campaign import Outcome, Recovery
 from chaos.clients import CLEAN
-from chaos.faults import FAULTS
 from chaos.soak import Trend
 from rich.table import Table
 
@@ -113,8 +112,7 @@ def _record(name: str, outcome: Outcome, value: float | None, unit: str, n: int,
 
 def _by_fault(outcome: Outcome) -> Iterator[tuple[str, list[Recovery]]]:
     def kind(recovery: Recovery) -> str:
-        known = FAULTS.get(recovery.fault)
-        return recovery.fault if known is None else known.what
+        return recovery.fault
 
     for what, found in groupby(sorted(outcome.recoveries, key=kind), key=kind):
         yield what, list(found)
