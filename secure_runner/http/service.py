@@ -36,8 +36,8 @@ SERVICE_OPTIONS: dict[str, Any] = {
     "traffic": {"timeout": 330},
     # BentoML's own probe of the runner hangs up to the traffic timeout where the runner is dead or starting.
     "runner_probe": {"enabled": False, "timeout": 1, "period": 10},
-    # A recorded span and a line of log for each prediction take as much processor time as all else on its HTTP
-    # side, and say nothing that this service's own traces and audit log do not say.
+    # A recorded span and a line of log for each prediction take as much processor time as all else here does,
+    # and say nothing that this service's own traces and audit log do not say.
     "tracing": {"excluded_urls": ["/predict", "/v2/"]},
     "logging": {
         "access": {"skip_paths": ["/predict", "/v2/", "/metrics", "/healthz", "/livez", "/readyz"]},

@@ -29,7 +29,9 @@ class LanePool:
 
     async def wait_for_session(self) -> None:
         """Wait until a lane serves."""
-        await self._first_of([lane.state.serving for lane in self._lanes])
+        # Nearly always one does: no tasks for finding that out before each batch.
+        if not self.any_serving():
+            await self._first_of([lane.state.serving for lane in self._lanes])
 
     @contextlib.asynccontextmanager
     async def process(self) -> AsyncIterator[PartyProcess]:
