@@ -7,6 +7,7 @@ batches over its own SPU link until the session ends.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,9 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
         # Not the parent's constructor: it can set neither the link's id nor drop message sequence ids.
         options = spu.logging.LogOptions()
         options.log_level = spu.logging.LogLevel.WARN
+        # To standard error alone: SPU would also open a file where the process was started, and fail if it
+        # cannot, as in a container whose root file system is read-only.
+        options.system_log_path = os.devnull
         spu.logging.setup_logging(options)
         self.spec, self.manifest, self.pipe = resident.spec, resident.manifest, resident.pipe
         self.stages = resident.stages
