@@ -108,7 +108,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "secure_runner_link_bytes",
         "gauge",
-        "Bytes on the SPU link in the present session, TLS included, by direction (sent, received)",
+        "Bytes on the SPU link since the session began, TLS included, by direction (sent, received)",
         "runner",
         ("party", "lane", "direction"),
     ),

@@ -113,6 +113,8 @@ class PartyRecord:
         """A request of the data owner's was answered, or refused by the runner."""
         if outcome == "ok":
             self._metrics["secure_runner_rows_total"].inc(note.rows)
+        elif outcome == "repeated":
+            self._metrics["secure_runner_repeated_requests_total"].inc()
         places = {(spec.session_id, spec.epoch, spec.lane) for spec, _ in note.batches}
         entry: dict[str, Any] = {
             "request_id": note.request_id,

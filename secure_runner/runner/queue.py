@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,8 +55,9 @@ class _Request:
     rows: int
     deadline: float | None
     answer: asyncio.Future[dict[str, Array]]
-    arrived_at: float = 0.0
     about: Any = None
+    arrived_at: float = field(default_factory=time.monotonic)
+    """Of a clock of its own: uvloop's stands still while it works."""
     pieces: dict[int, Arrays] = field(default_factory=dict)
     """Answered rows, by their first row."""
 
@@ -147,9 +149,8 @@ class BatchQueue:
                 code="queue_full",
             )
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        deadline = None if deadline_s is None else now + deadline_s
-        request = _Request(arrays, rows, deadline, loop.create_future(), now, about)
+        deadline = None if deadline_s is None else loop.time() + deadline_s
+        request = _Request(arrays, rows, deadline, loop.create_future(), about)
         self._put(client or f"anonymous-{next(self._anonymous)}", _Slice(request, 0, rows))
         try:
             return await asyncio.wait_for(request.answer, deadline_s)
@@ -279,7 +280,7 @@ def _answer(slices: list[_Slice], outputs: Arrays, batch_size: int) -> None:
 
 
 def _parts(slices: list[_Slice]) -> list[Part]:
-    now = asyncio.get_running_loop().time()
+    now = time.monotonic()
     return [Part(part.request.about, part.rows, now - part.request.arrived_at) for part in slices]
 
 
