@@ -1,26 +1,21 @@
 """SPU's compiler, in a process of its own: a failed compile can corrupt the heap of the process it runs in.
 
-``python -m secure_runner.programs.compiler`` reads one ladder from standard input and writes the executables
-to standard output, both as one frame.
+``python -m secure_runner.programs.compiler`` reads one ladder and writes its executables.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from secure_runner.errors import ProgramError
-from secure_runner.frames import Frame, FrameError, Kind, decode, encode
+from secure_runner.frames import Frame
+from secure_runner.programs.child import answer, ask
 from secure_runner.programs.lowering import Lowered
 
 if TYPE_CHECKING:
     import spu
 
 __all__ = ["compile_here", "compile_ladder"]
-
-_TIMEOUT_S = 3600.0
 
 
 def compile_ladder(ladder: Sequence[Lowered], output_names: Sequence[str]) -> list[bytes]:
@@ -36,23 +31,7 @@ def compile_ladder(ladder: Sequence[Lowered], output_names: Sequence[str]) -> li
         "outputs": list(output_names),
         "names": [f"batch_{lowered.batch_size}" for lowered in ladder],
     }
-    job = b"".join(encode(Frame(Kind.START, 0, meta, [lowered.hlo for lowered in ladder])))
-    command = [sys.executable, "-m", __name__]
-    try:
-        done = subprocess.run(command, input=job, capture_output=True, timeout=_TIMEOUT_S, check=False)  # noqa: S603
-    except subprocess.TimeoutExpired:
-        raise ProgramError(
-            f"SPU's compiler did not finish in {_TIMEOUT_S:.0f} s; the model is too large"
-        ) from None
-    try:
-        executables = decode(done.stdout).parts
-    except FrameError:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ProgramError(
-            f"SPU's compiler ended with exit code {done.returncode}: "
-            f"{said[-1] if said else 'it said nothing'}"
-        ) from None
-    return [bytes(executable) for executable in executables]
+    return ask(__name__, "SPU's compiler", meta, [lowered.hlo for lowered in ladder])
 
 
 def compile_here(
@@ -72,15 +51,13 @@ def compile_here(
     )
 
 
-def _main() -> None:
-    job = decode(sys.stdin.buffer.read())
+def _compile(job: Frame) -> list[bytes]:
     inputs, outputs = job.meta["inputs"], job.meta["outputs"]
-    executables = [
+    return [
         compile_here(name, bytes(hlo), inputs, outputs).SerializeToString()
         for name, hlo in zip(job.meta["names"], job.parts, strict=True)
     ]
-    sys.stdout.buffer.write(b"".join(encode(Frame(Kind.RESULT, parts=executables))))
 
 
 if __name__ == "__main__":
-    _main()
+    answer(_compile)

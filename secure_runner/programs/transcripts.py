@@ -1,21 +1,18 @@
 """What a dealer will be asked for when an executable runs: recorded once, when the program is built.
 
-``python -m secure_runner.programs.transcripts`` reads one job from standard input and writes the transcripts
-to standard output, in a process of its own like SPU's compiler.
+``python -m secure_runner.programs.transcripts`` does it, in a process of its own like SPU's compiler.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from secure_runner.errors import ProgramError
-from secure_runner.frames import Frame, FrameError, Kind, decode, encode
+from secure_runner.frames import Frame
+from secure_runner.programs.child import answer, ask
 from secure_runner.programs.manifest import NumericSpec, TensorSpec
 from secure_runner.programs.names import input_name, param_name
 
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["record_transcripts"]
 
 _PARTIES = 2
-_TIMEOUT_S = 3600.0
 
 
 def record_transcripts(
@@ -58,31 +54,20 @@ def record_transcripts(
         for size in executables
     }
     meta = {"numeric": numeric.model_dump(), "shapes": list(shapes.values())}
-    job = b"".join(encode(Frame(Kind.START, meta=meta, parts=list(executables.values()))))
-    command = [sys.executable, "-m", __name__]
-    done = subprocess.run(command, input=job, capture_output=True, timeout=_TIMEOUT_S, check=False)  # noqa: S603
-    try:
-        transcripts = decode(done.stdout).parts
-    except FrameError:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ProgramError(
-            f"the program cannot be run under semi2k (exit code {done.returncode}): "
-            f"{said[-1] if said else 'it said nothing'}"
-        ) from None
-    return {size: bytes(transcript) for size, transcript in zip(executables, transcripts, strict=True)}
+    transcripts = ask(__name__, "a run of the program under semi2k", meta, list(executables.values()))
+    return dict(zip(executables, transcripts, strict=True))
 
 
-def _main() -> None:
+def _record(job: Frame) -> list[bytes]:
     from secure_runner.dealer import recording_dealer
 
-    job = decode(sys.stdin.buffer.read())
     numeric = NumericSpec.model_validate(job.meta["numeric"])
     transcripts = []
     with recording_dealer() as recorder:
         for index, (code, shapes) in enumerate(zip(job.parts, job.meta["shapes"], strict=True)):
             _run_on_zeros(bytes(code), shapes, numeric, recorder, f"record-{index}")
             transcripts.append(recorder.take().canonical_json)
-    sys.stdout.buffer.write(b"".join(encode(Frame(Kind.RESULT, parts=transcripts))))
+    return transcripts
 
 
 def _run_on_zeros(
@@ -123,4 +108,4 @@ def _run_on_zeros(
 
 
 if __name__ == "__main__":
-    _main()
+    answer(_record)
