@@ -81,7 +81,7 @@ class Server:
         except httpx.HTTPError:
             return False
 
-    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 120) -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 240) -> None:
         """Poll; fails with the end of the log."""
         until = time.monotonic() + timeout_s
         while not condition():

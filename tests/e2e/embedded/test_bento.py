@@ -83,7 +83,7 @@ def test_bentomls_own_client_is_answered(server, model):
 def test_the_manifest_is_public_and_names_no_value(server):
     """What may be known of the program: inputs, outputs, protocol, digests."""
     manifest = httpx.get(f"{server.url}/manifest", timeout=10).json()
-    assert manifest["protocol"] == "aby3"
+    assert manifest["protocol"] == "semi2k"
     assert [tensor["name"] for tensor in manifest["inputs"]] == ["x"]
 
 
@@ -123,7 +123,7 @@ def test_bad_input_is_refused_with_what_was_expected(server, case):
     assert str(PLANTED) not in response.text
     if code in ("wrong_shape", "wrong_dtype"):
         assert error["expected"]
-        assert "received" in error["message"]
+        assert "received" in error["message"] or "row 0 has" in error["message"]
 
 
 def test_binary_rows_of_another_type_are_refused(server):
@@ -175,7 +175,7 @@ def test_a_killed_party_costs_no_wrong_answer(server, model):
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(4)] + [threading.Thread(target=watch)]
     before = server.in_session()
-    assert set(before) == {"model-owner", "data-owner", "helper"}
+    assert set(before) == {"model-owner", "data-owner"}
     for thread in threads:
         thread.start()
     try:
@@ -197,12 +197,13 @@ def test_a_killed_party_costs_no_wrong_answer(server, model):
 
 def test_a_killed_runner_leaves_no_orphan_and_comes_back(server, model):
     """Its parties end with it; BentoML starts it again; clients see 503 meanwhile."""
-    parties = server.parties()
-    runner = parties[0].parent()
+    runner = server.parties()[0].parent()
     assert runner is not None
-    assert {party.ppid() for party in parties} == {runner.pid}
+    # Parties in session and standing by, and the dealer.
+    processes = runner.children(recursive=True)
+    assert len(processes) >= 3
     runner.kill()
-    _, orphans = psutil.wait_procs(parties, timeout=5)
+    _, orphans = psutil.wait_procs(processes, timeout=5)
     assert not orphans
     assert server.predict(ROWS[:1]).status_code in (200, 503)
     server.wait_until(server.is_ready)
@@ -237,7 +238,7 @@ def test_an_exported_bento_serves_anywhere_and_ends_with_ctrl_c(serve, exported,
 def test_a_killed_server_leaves_no_orphan(serve, bento):
     """SIGKILL on BentoML's master: workers and parties go with it, also while they start."""
     server = serve(bento)
-    server.wait_until(lambda: len(server.parties()) >= 3)
+    server.wait_until(lambda: len(server.parties()) >= 2)
     processes = server.children()
     server.process.kill()
     server.process.wait()
