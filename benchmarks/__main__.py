@@ -1,13 +1,12 @@
 """``make bench``: every suite in one run, or some of them.
 
-``python -m benchmarks [--only SUITE]… [--protocol NAME]… [--quick] [--competitors]`` writes
+``python -m benchmarks [--only SUITE]… [--protocol NAME]… [--quick] [--competitor NAME]…`` writes
 ``benchmarks/results/latest.json``, plots and a page. Suites that are left out keep their last records.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 import tempfile
 import time
 import traceback
@@ -39,18 +38,27 @@ console = Console()
 @click.option("--only", multiple=True, type=click.Choice(list(SUITES)), help="This suite; may be repeated.")
 @click.option("--protocol", "protocols", multiple=True, type=click.Choice(PROTOCOL_NAMES))
 @click.option("--quick", is_flag=True, help="Few repetitions: shows that everything runs, not how fast.")
-@click.option("--competitors", is_flag=True, help="Install CrypTen and Concrete ML into .bench/ and compare.")
+@click.option(
+    "--competitor",
+    "competitors",
+    multiple=True,
+    type=click.Choice(["crypten", "concrete"]),
+    help="Install it into .bench/, gigabytes on some machines, and compare; may be repeated.",
+)
 @click.option("--results", type=click.Path(file_okay=False, path_type=Path), default=RESULTS)
 def main(
-    only: tuple[str, ...], protocols: tuple[str, ...], quick: bool, competitors: bool, results: Path
+    only: tuple[str, ...],
+    protocols: tuple[str, ...],
+    quick: bool,
+    competitors: tuple[str, ...],
+    results: Path,
 ) -> None:
     """Run suites, write records, draw."""
-    os.environ["BENCH_COMPETITORS"] = "1" if competitors else ""
     suites = list(only) or list(SUITES)
     failed: list[str] = []
     file = results / "latest.json"
     with tempfile.TemporaryDirectory(prefix="secure-runner-bench-") as home:
-        bench = Workbench(Path(home), quick, protocols or PROTOCOL_NAMES)  # type: ignore[arg-type]
+        bench = Workbench(Path(home), quick, protocols or PROTOCOL_NAMES, competitors)  # type: ignore[arg-type]
         with _progress() as progress:
             for name in suites:
                 task = progress.add_task(f"{name}: {SUITES[name]}", total=None)
@@ -87,11 +95,13 @@ def _line(record: Record) -> str:
 
 
 def _draw(results: Path) -> None:
-    from benchmarks.page import write_page
+    from benchmarks.page import write_docs, write_page
     from benchmarks.plots import draw
 
     records = read_records(results / "latest.json")
     write_page(results, records, draw(results, records))
+    if results == RESULTS:
+        write_docs(records)
 
 
 def _progress() -> Progress:

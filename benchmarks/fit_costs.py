@@ -21,8 +21,6 @@ from secure_runner.protocols import PROTOCOLS
 from secure_runner.testing import simulate_function
 
 SIZES = (64, 1024)
-CHEETAH_S_PER_BYTE = 1.5e-7
-"""Small networks on loopback; the time of the set-up, which varies, hides that of a single operation."""
 WARM = np.linspace(0, 1, 1024, dtype=np.float32)
 DOTS = ((4, 16, 8), (4, 512, 8), (4, 16, 256), (32, 64, 64))
 TABLE = Path(__file__).parent.parent / "secure_runner" / "programs" / "cost_table.py"
@@ -71,7 +69,7 @@ def _run(function: Function, arrays: Sequence[np.ndarray], protocol: str) -> tup
     inputs = {f"x{index}": array for index, array in enumerate(arrays)}
     traffic = simulate_function(program, {}, inputs, protocol=protocol, with_traffic=True).traffic  # type: ignore[arg-type]
     assert traffic is not None
-    return traffic.sent_bytes, traffic.messages, traffic.run_s
+    return traffic.sent_bytes, traffic.messages
 
 
 @cache
@@ -81,7 +79,7 @@ def _set_up(protocol: str) -> tuple[float, ...]:
 
 
 def _cost(function: Function, arrays: Sequence[np.ndarray], protocol: str) -> tuple[float, ...]:
-    """Bytes, messages and seconds of one call, without the set-up of a session."""
+    """Bytes and messages of one call, without the set-up of a session."""
     run = _run(lambda a, b, *xs: (a < b, a * b, function(*xs)), [WARM, WARM + 1, *arrays], protocol)
     return tuple(max(whole - part, 0) for whole, part in zip(run, _set_up(protocol), strict=True))
 
@@ -97,16 +95,14 @@ def _line(function: Function, protocol: str) -> tuple[float, ...]:
     costs = [_cost(function, [draw(n), draw(n)], protocol) for n in sizes]
     first, last = costs[0], costs[-1]
     apart = SIZES[1] if len(costs) == 1 else SIZES[1] - SIZES[0]
-    before = (0.0, 0.0, 0.0) if len(costs) == 1 else first
-    slope, time_slope = (max(last[i] - before[i], 0) / apart for i in (0, 2))
-    if protocol == "cheetah":
-        time_slope = slope * CHEETAH_S_PER_BYTE
+    before = (0.0, 0.0) if len(costs) == 1 else first
+    slope = max(last[0] - before[0], 0) / apart
     fixed = 0.0 if len(costs) == 1 else max(first[0] - slope * SIZES[0], 0)
-    return fixed, slope, (first[1] + last[1]) / 2, time_slope
+    return fixed, slope, (first[1] + last[1]) / 2
 
 
 def _rounded(line: tuple[float, ...]) -> tuple[float, ...]:
-    return round(line[0]), round(line[1], 2), round(line[2], 1), float(f"{line[3]:.2e}")
+    return round(line[0]), round(line[1], 2), round(line[2], 1)
 
 
 def _dot(protocol: str) -> tuple[float, ...]:
@@ -119,11 +115,9 @@ def _dot(protocol: str) -> tuple[float, ...]:
     weights = np.asarray(targets, float)
     scale = 1 / np.maximum(weights[:, 0], 1)
     fitted = _nonnegative(np.asarray(rows, float) * scale[:, None], np.ones(len(rows)))
-    seconds = float(np.median(weights[:, 2] / np.asarray(rows, float)[:, 3]))
     return (
         *(float(f"{w:.4g}") for w in fitted),
         round(float(weights[:, 1].mean()), 1),
-        float(f"{seconds:.2e}"),
     )
 
 
@@ -156,8 +150,8 @@ def _write(table: dict[str, dict[str, tuple[float, ...]]]) -> None:
     lines = [
         '"""What operations send and take, measured by ``benchmarks/fit_costs.py``; do not edit by hand.',
         "",
-        "Bytes for each call, bytes for each element, messages for each call, seconds for each element. dot:",
-        "bytes for each call, each output, each input, each product; messages; seconds for each product.",
+        "Bytes for each call, bytes for each element, messages for each call. For dot: bytes for each call,",
+        "each output, each input, each product; messages.",
         '"""',
         "",
         "from __future__ import annotations",

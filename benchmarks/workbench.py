@@ -51,6 +51,8 @@ class Workbench:
     home: Path
     quick: bool
     protocols: Sequence[ProtocolName] = PROTOCOL_NAMES
+    competitors: Sequence[str] = ()
+    """Those that may be installed and measured."""
     _bentos: dict[tuple[str, str, tuple[int, ...] | None], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

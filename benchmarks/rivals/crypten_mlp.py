@@ -17,7 +17,7 @@ def party(rank: int, port: str, count: int, answers: "multiprocessing.Queue[list
         WORLD_SIZE="2", RANK=str(rank), RENDEZVOUS=f"tcp://127.0.0.1:{port}", DISTRIBUTED_BACKEND="gloo"
     )
     os.environ["OMP_NUM_THREADS"] = "1"
-    # Only CrypTen's converter of ONNX models, unused here, needs this module; later versions of torch moved it.
+    # Only CrypTen's converter of ONNX models, unused here, needs this module, which torch has moved since.
     sys.modules.setdefault("torch.onnx.symbolic_registry", types.ModuleType("symbolic_registry"))
     import crypten
     import torch

@@ -1,7 +1,7 @@
 """CrypTen and Concrete ML on the same network, where they install, against this project over HTTP.
 
 Each lives in an environment of its own under ``.bench/``. That means downloads of several gigabytes on some
-machines, hence only with ``--competitors``.
+machines, hence only with ``--competitor``.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ _RIVALS = (
 def run(bench: Workbench) -> Iterator[Record]:
     """``crypten_over_http`` and ``concrete_over_http``; a record that says why, where one was skipped."""
     for rival in _RIVALS:
-        if not os.environ.get("BENCH_COMPETITORS"):
-            yield _skipped(rival, "skipped: only with --competitors")
+        if rival.name not in bench.competitors:
+            yield _skipped(rival, f"skipped: only with --competitor {rival.name}")
             continue
         try:
             python = _environment(rival)
