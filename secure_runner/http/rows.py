@@ -16,7 +16,8 @@ from secure_runner.programs.manifest import TensorSpec
 
 __all__ = ["array_of_rows"]
 
-_ELEMENTS: dict[str, set[type]] = {"f": {float, int}, "i": {int}, "u": {int}, "b": {bool}}
+_ELEMENTS: dict[str, set[type]] = {"f": {float, int}, "i": {int}, "u": {int}, "b": {bool}, "U": {str}}
+_INTERIM = {"f": np.float64, "i": np.int64, "u": np.int64, "b": np.bool_, "U": np.str_}
 
 _JSON_TYPES = {
     bool: "a boolean",
@@ -29,8 +30,12 @@ _JSON_TYPES = {
 }
 
 
-def array_of_rows(spec: TensorSpec, raw: Any, max_rows: int | None) -> npt.NDArray[Any]:
-    """Nested lists of the spec's shape as an array of float64, int64 or bool.
+def array_of_rows(
+    spec: TensorSpec, raw: Any, max_rows: int | None, *, may_miss: bool = False
+) -> npt.NDArray[Any]:
+    """Nested lists of the spec's shape as an array of float64, int64, bool or strings.
+
+    With ``may_miss``, null is a missing value and becomes NaN.
 
     Raises:
         RequestError: ``wrong_shape``, ``ragged_rows``, ``wrong_dtype``, ``not_finite`` (null),
@@ -41,12 +46,11 @@ def array_of_rows(spec: TensorSpec, raw: Any, max_rows: int | None) -> npt.NDArr
     kinds: set[type] = set()
     _check_nesting(spec, raw, 0, 0, kinds)
     target = np.dtype(spec.dtype)
-    allowed = _ELEMENTS[target.kind]
+    allowed = _ELEMENTS[target.kind] | ({type(None)} if may_miss and target.kind == "f" else set())
     if not kinds <= allowed:
         raise _wrong_element(spec, raw, allowed)
-    interim = {"f": np.float64, "i": np.int64, "u": np.int64, "b": np.bool_}[target.kind]
     try:
-        return np.array(raw, dtype=interim)
+        return np.array(raw, dtype=_INTERIM[target.kind])
     except OverflowError:
         raise RequestError(
             "out_of_range",

@@ -22,6 +22,8 @@ from secure_runner.programs.manifest import Manifest, NumericSpec, TensorSpec
 __all__ = ["batch_rows", "check_range", "ring_limit", "validate_inputs"]
 
 RING_BITS = {"FM32": 32, "FM64": 64, "FM128": 128}
+_MARK_MISSING = "mark_missing"
+"""The encode step that reads missing values."""
 # Largest magnitudes up to which every integer has a floating-point value of its own.
 _EXACT_INTEGER = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
 
@@ -76,6 +78,11 @@ def batch_rows(manifest: Manifest, arrays: Mapping[str, npt.NDArray[Any]]) -> in
     return 1
 
 
+def may_miss(manifest: Manifest, spec: TensorSpec) -> bool:
+    """Whether missing values (NaN) are part of an input: the data owner marks them before it shares."""
+    return any(step.op == _MARK_MISSING and spec.name in step.inputs for step in manifest.encode)
+
+
 def check_range(manifest: Manifest, spec: TensorSpec, array: npt.NDArray[Any]) -> None:
     """Refuse values beyond the declared range of the input, or beyond what the ring can hold.
 
@@ -85,7 +92,7 @@ def check_range(manifest: Manifest, spec: TensorSpec, array: npt.NDArray[Any]) -
     Raises:
         RequestError: ``out_of_range``, with the position of the first such value.
     """
-    if array.dtype.kind == "b" or array.size == 0:
+    if array.dtype.kind in "bU" or array.size == 0:
         return
     low, high = -np.inf, np.inf
     inside = np.ones(array.shape, dtype=np.bool_)
@@ -99,6 +106,8 @@ def check_range(manifest: Manifest, spec: TensorSpec, array: npt.NDArray[Any]) -
         # A float is compared in its own dtype: the float32 next to a declared 0.1 is still 0.1 to a client.
         own = array.dtype.type if array.dtype.kind == "f" else float
         inside &= (array >= own(declared.low)) & (array <= own(declared.high))
+    if array.dtype.kind == "f" and may_miss(manifest, spec):
+        inside |= np.isnan(array)
     if inside.all():
         return
     position = _first(~inside)
@@ -143,17 +152,19 @@ def _quoted(names: list[str]) -> str:
 
 
 def _validated(manifest: Manifest, spec: TensorSpec, raw: Any, max_rows: int | None) -> npt.NDArray[Any]:
-    array = raw if isinstance(raw, np.ndarray) else array_of_rows(spec, raw, max_rows)
+    missing = may_miss(manifest, spec)
+    is_array = isinstance(raw, np.ndarray)
+    array = raw if is_array else array_of_rows(spec, raw, max_rows, may_miss=missing)
     check_shape(spec, array.shape, max_rows)
     if array.dtype.kind == "f":
-        _check_finite(spec, array)
+        _check_finite(spec, array, may_miss=missing)
     cast = _cast(spec, array)
     check_range(manifest, spec, cast)
     return cast
 
 
-def _check_finite(spec: TensorSpec, array: npt.NDArray[Any]) -> None:
-    finite = np.isfinite(array)
+def _check_finite(spec: TensorSpec, array: npt.NDArray[Any], *, may_miss: bool) -> None:
+    finite = ~np.isinf(array) if may_miss else np.isfinite(array)
     if finite.all():
         return
     position = _first(~finite)
@@ -175,15 +186,19 @@ def _cast(spec: TensorSpec, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """To the input's dtype, where no value can change by more than a float's rounding."""
     target = np.dtype(spec.dtype)
     source = array.dtype.kind
-    allowed = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}[target.kind]
+    allowed = {"f": "fiu", "i": "iu", "u": "iu", "b": "b", "U": "U"}[target.kind]
     if source not in allowed:
         raise wrong_dtype(spec, array.dtype.name)
+    if source == "U":
+        return array
     if source in "iu":
         _check_integers(spec, array, target)
     with np.errstate(over="ignore"):
         cast = np.asarray(array, dtype=target, order="C")
-    if target.kind == "f" and not np.isfinite(cast).all():
-        position = _first(~np.isfinite(cast))
+    # What was finite before (missing values aside) must be so in the input's own dtype.
+    overflowed = np.isinf(cast) if target.kind == "f" else np.zeros(0, np.bool_)
+    if overflowed.any():
+        position = _first(overflowed)
         raise RequestError(
             "out_of_range",
             f"input {spec.name!r}: the value at {position} is too large for {spec.dtype}",

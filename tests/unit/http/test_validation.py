@@ -9,7 +9,7 @@ import pytest
 
 from secure_runner.http.codes import ERROR_CODES, RequestError
 from secure_runner.http.validation import ring_limit, validate_inputs
-from secure_runner.programs.manifest import InputRange, Manifest, NumericSpec, TensorSpec
+from secure_runner.programs.manifest import InputRange, LocalStepSpec, Manifest, NumericSpec, TensorSpec
 
 SECRET = 987.654321
 
@@ -196,3 +196,27 @@ def test_a_declared_range_includes_its_ends(single: Manifest) -> None:
         with pytest.raises(RequestError) as refused:
             validate_inputs(bounded, [[0.1, outside, 0.3]])
         assert refused.value.details["position"] == [0, 1]
+
+
+def test_missing_values_pass_where_the_data_owner_marks_them(single: Manifest) -> None:
+    """null and NaN are missing values of an input that an encode step reads as such; infinity is not."""
+    mark = LocalStepSpec(op="mark_missing", inputs=("x",), outputs=("x.filled", "x.missing"))
+    marked = single.model_copy(update={"encode": (mark,)})
+    array = validate_inputs(marked, [[1, None, 3]])["x"]
+    assert np.isnan(array[0, 1])
+    assert array[0, ::2].tolist() == [1, 3]
+    assert np.isnan(validate_inputs(marked, np.array([[1, NAN, 3]], np.float32))["x"][0, 1])
+    for wrong in ([[1, INF, 3]], [[1, "2", 3]]):
+        with pytest.raises(RequestError):
+            validate_inputs(marked, wrong)
+
+
+def test_strings_pass_where_the_manifest_takes_strings(single: Manifest) -> None:
+    """Columns of categories are strings, and nothing else."""
+    spec = TensorSpec(name="x", dtype="str", shape=(None, 2))
+    categories = single.model_copy(update={"inputs": (spec,), "private_inputs": ()})
+    assert validate_inputs(categories, [["red", "blue"]])["x"].tolist() == [["red", "blue"]]
+    for wrong in ([["red", 1]], [["red", None]], np.zeros((1, 2), np.float32)):
+        with pytest.raises(RequestError) as refused:
+            validate_inputs(categories, wrong)
+        assert refused.value.code == "wrong_dtype" or "null" in str(refused.value)
