@@ -24,6 +24,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from secure_runner.errors import ConfigError
 
 __all__ = ["FIRST", "AuditIdentity", "AuditLog", "Event", "line_digest"]
@@ -113,11 +115,13 @@ class AuditLog:
             durable: fsync before returning.
 
         Returns:
-            Whether it was written.
+            Whether it was written; not once the log is closed.
         """
         with self._mutex:
+            if self._closed.is_set():
+                return False
             try:
-                if os.fstat(self._file).st_size >= self._file_bytes:
+                if self._size >= self._file_bytes:
                     self._rotate()
                 self._append(event, entry)
                 if durable:
@@ -131,7 +135,10 @@ class AuditLog:
 
     def close(self) -> None:
         """Bring everything to the disk and let go of the file."""
-        self._closed.set()
+        with self._mutex:
+            if self._closed.is_set():
+                return
+            self._closed.set()
         self._unsynced.set()
         self._syncing.join()
         with self._mutex:
@@ -171,7 +178,7 @@ class AuditLog:
             _, last = _last_line(files[-2])
         if last is not None:
             self._previous, self._sequence = line_digest(last), json.loads(last)["sequence"] + 1
-        self._file = self._descriptor()
+        self._file = self._descriptor(content_end)
         os.ftruncate(self._file, content_end)
         # Half a line is what a power failure leaves; it tells of nothing that can be trusted.
         self._append("opened", asdict(self._identity) | ({"cut_bytes": cut_bytes} if cut_bytes else {}))
@@ -191,7 +198,8 @@ class AuditLog:
         os.close(directory)
         return self._file
 
-    def _descriptor(self) -> int:
+    def _descriptor(self, size: int = 0) -> int:
+        self._size = size
         return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
     def _append(self, event: str, entry: Event) -> None:
@@ -199,11 +207,11 @@ class AuditLog:
         if self._lost:
             document["lost_entries"] = self._lost
         document["previous"] = self._previous
-        line = json.dumps(document, separators=(",", ":")).encode()
-        end = os.fstat(self._file).st_size
+        line = orjson.dumps(document)
         if os.write(self._file, line + b"\n") != len(line) + 1:
-            os.ftruncate(self._file, end)
+            os.ftruncate(self._file, self._size)
             raise OSError(0, "only a part of it was written")
+        self._size += len(line) + 1
         self._previous = line_digest(line)
         self._sequence += 1
         self._lost = 0

@@ -150,6 +150,7 @@ class Metrics:
 
         target = prometheus_client.REGISTRY if registry is None else registry
         self._by_name: dict[str, Any] = {}
+        self._series: dict[tuple[str, ...], Any] = {}
         for spec in METRICS:
             options: dict[str, Any] = {"labelnames": spec.labels, "registry": target}
             if spec.kind == "histogram":
@@ -162,6 +163,13 @@ class Metrics:
 
     def __getitem__(self, name: str) -> Any:
         return self._by_name[name]
+
+    def of(self, name: str, *labels: str) -> Any:
+        """One labelled series: ``metrics.of("secure_runner_epoch", "0").set(1)``. Looked up once."""
+        key = (name, *labels)
+        if key not in self._series:
+            self._series[key] = self._by_name[name].labels(*labels)
+        return self._series[key]
 
 
 @functools.lru_cache(maxsize=1)

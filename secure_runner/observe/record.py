@@ -50,14 +50,14 @@ class PartyRecord:
 
     def session_started(self, spec: SessionSpec) -> None:
         """The party was put into a session."""
-        self._metrics["secure_runner_sessions_total"].labels(self._party).inc()
-        self._metrics["secure_runner_epoch"].labels(str(spec.lane)).set(spec.epoch)
+        self._metrics.of("secure_runner_sessions_total", self._party).inc()
+        self._metrics.of("secure_runner_epoch", str(spec.lane)).set(spec.epoch)
         self._write("session_start", _place(spec) | {"peers": self._peers}, durable=True)
         _log.info("%s: session %s starts", self._party, spec.session_id, extra=_place(spec))
 
     def session_ended(self, spec: SessionSpec, reason: str, duration_s: float) -> None:
         """Its part in the session is over."""
-        self._metrics["secure_runner_session_ends_total"].labels(self._party, reason).inc()
+        self._metrics.of("secure_runner_session_ends_total", self._party, reason).inc()
         entry = _place(spec) | {"outcome": reason, "duration_s": round(duration_s, 3)}
         self._write("session_end", entry, durable=True)
         _log.info("%s: session %s is over (%s)", self._party, spec.session_id, reason, extra=_place(spec))
@@ -86,7 +86,7 @@ class PartyRecord:
 
     def batch_refused(self, spec: SessionSpec, about: AboutBatch, reason: str) -> None:
         """The model owner's limits did not admit a batch; the session ends."""
-        self._metrics["secure_runner_refusals_total"].labels(reason).inc()
+        self._metrics.of("secure_runner_refusals_total", reason).inc()
         entry = _place(spec) | {
             "batch_id": about.batch_id,
             "batch_size": about.batch_size,
@@ -105,7 +105,7 @@ class PartyRecord:
 
     def waited(self, seconds: Sequence[float]) -> None:
         """Rows of requests leave the queue, after these times."""
-        phase = self._metrics["secure_runner_phase_seconds"].labels(self._party, "queue")
+        phase = self._metrics.of("secure_runner_phase_seconds", self._party, "queue")
         for waited_s in seconds:
             phase.observe(waited_s)
 
@@ -141,23 +141,23 @@ class PartyRecord:
             return
         written = self._audit.write(event, {**entry, "program_digest": self._program_digest}, durable=durable)
         if not written:
-            self._metrics["secure_runner_audit_lost_total"].labels(self._party).inc()
+            self._metrics.of("secure_runner_audit_lost_total", self._party).inc()
 
     def _count(self, lane: int, report: RunReport) -> None:
         party, about = self._party, report.about
-        self._metrics["secure_runner_batches_total"].labels(party, report.outcome).inc()
+        self._metrics.of("secure_runner_batches_total", party, report.outcome).inc()
         if report.outcome != "ok" or report.run_id == 0:
             return
-        self._metrics["secure_runner_batch_rows"].labels(party).observe(about.rows)
-        self._metrics["secure_runner_computed_rows_total"].labels(party).inc(about.batch_size)
+        self._metrics.of("secure_runner_batch_rows", party).observe(about.rows)
+        self._metrics.of("secure_runner_computed_rows_total", party).inc(about.batch_size)
         for phase, seconds in _phases(report).items():
-            self._metrics["secure_runner_phase_seconds"].labels(party, phase).observe(seconds)
-        bytes_ = self._metrics["secure_runner_share_bytes_total"]
-        bytes_.labels(party, "sent").inc(report.sent_bytes)
-        bytes_.labels(party, "received").inc(report.received_bytes)
-        link = self._metrics["secure_runner_link_bytes"]
-        link.labels(party, str(lane), "sent").set(report.link_sent_bytes)
-        link.labels(party, str(lane), "received").set(report.link_received_bytes)
+            self._metrics.of("secure_runner_phase_seconds", party, phase).observe(seconds)
+        for direction, shares, link in (
+            ("sent", report.sent_bytes, report.link_sent_bytes),
+            ("received", report.received_bytes, report.link_received_bytes),
+        ):
+            self._metrics.of("secure_runner_share_bytes_total", party, direction).inc(shares)
+            self._metrics.of("secure_runner_link_bytes", party, str(lane), direction).set(link)
 
 
 class Records:

@@ -17,15 +17,15 @@ def observe_requests() -> Observer:
     shown = metrics()
 
     def observe(outcome: RequestOutcome) -> None:
-        shown["secure_runner_requests_total"].labels(outcome.endpoint, outcome.code).inc()
-        shown["secure_runner_request_seconds"].labels(outcome.endpoint).observe(outcome.duration_s)
-        shown["secure_runner_http_bytes_total"].labels("received").inc(outcome.request_bytes)
-        shown["secure_runner_http_bytes_total"].labels("sent").inc(outcome.response_bytes)
+        shown.of("secure_runner_requests_total", outcome.endpoint, outcome.code).inc()
+        shown.of("secure_runner_request_seconds", outcome.endpoint).observe(outcome.duration_s)
+        shown.of("secure_runner_http_bytes_total", "received").inc(outcome.request_bytes)
+        shown.of("secure_runner_http_bytes_total", "sent").inc(outcome.response_bytes)
         if outcome.rows:
             shown["secure_runner_request_rows"].observe(outcome.rows)
         if outcome.code == "ok":
             return
-        shown["secure_runner_refusals_total"].labels(outcome.code).inc()
+        shown.of("secure_runner_refusals_total", outcome.code).inc()
         _log.info(
             "request %s on %s: %s",
             outcome.request_id,

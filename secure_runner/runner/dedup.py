@@ -84,6 +84,11 @@ class RecentRequests:
             # The deadline was the other request's.
             return await self._wait(key, self._begin(key, digest, compute)), False
 
+    async def drained(self) -> None:
+        """Return once nobody waits for an answer any more: all have been answered or refused by now."""
+        while any(entry.waiting for entry in self._entries.values()):
+            await asyncio.sleep(0)
+
     def _begin(self, key: Key, digest: bytes, compute: Callable[[], Awaitable[_Outputs]]) -> _Entry:
         async def run() -> _Outputs:
             return await compute()

@@ -115,6 +115,8 @@ class Deployment:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._queue is not None:
+            await self._recent.drained()
         if self._oversight.limits is not None:
             self._oversight.limits.close()
         self._records.close()
@@ -245,7 +247,7 @@ class Deployment:
         while True:
             for index, lane in enumerate(self._keeper.lanes):
                 new = lane.state.recoveries - recoveries[index]
-                shown["secure_runner_recoveries_total"].labels(str(lane.state.lane)).inc(new)
+                shown.of("secure_runner_recoveries_total", str(lane.state.lane)).inc(new)
                 recoveries[index] += new
             serving = any(lane.state.serving.is_set() for lane in self._keeper.lanes)
             shown["secure_runner_ready"].set(int(serving))

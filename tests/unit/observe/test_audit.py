@@ -309,3 +309,15 @@ def test_ordinary_use_is_not_flagged(tmp_path):
     _write(tmp_path, [_run(1)])
     done = CliRunner().invoke(main, ["audit", "summary", "--json", str(tmp_path)])
     assert json.loads(done.output)["rows"] == 5
+
+
+def test_a_closed_log_takes_nothing(tmp_path):
+    """Its file's descriptor may belong to somebody else by then."""
+    log = AuditLog(tmp_path, _identity())
+    log.close()
+    log.close()
+    other = os.open(tmp_path / "other", os.O_WRONLY | os.O_CREAT)
+    assert not log.write("run", _run(1))
+    assert os.fstat(other).st_size == 0
+    os.close(other)
+    assert len(read_chain([log.path]).entries) == 1

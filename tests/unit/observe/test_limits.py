@@ -161,3 +161,31 @@ def test_limits_file(tmp_path):
         OwnerLimits.load(file).of(embedded_cluster("aby3").party_with("data_owner"))
     with pytest.raises(ConfigError, match="cannot be read"):
         OwnerLimits.load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("is_data_owner", [True, False])
+def test_terms_are_told_to_the_data_owner_alone(is_data_owner):
+    """The helper has no business with them."""
+    from secure_runner.sessions.member import SessionOrder
+    from secure_runner.sessions.messages import Ready
+    from secure_runner.sessions.remote import RemoteMember
+
+    terms = BatchLimits(DataOwnerLimits(rows_per_batch=8)).terms()
+
+    class Peer:
+        def __init__(self, member: RemoteMember) -> None:
+            self.member = member
+            self.sent: list[Start] = []
+
+        async def send(self, message: Start) -> None:
+            self.sent.append(message)
+            self.member.take(Ready(epoch=message.epoch, lane=message.lane))
+
+    async def main() -> Start:
+        member = RemoteMember("bank", 0, is_data_owner=is_data_owner)
+        peer = Peer(member)
+        member.connected(peer)
+        await member.start(SessionOrder("s", 1, 0, 0, terms))
+        return peer.sent[0]
+
+    assert asyncio.run(main()).terms == (terms if is_data_owner else None)
