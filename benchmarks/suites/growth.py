@@ -27,7 +27,7 @@ def run(bench: Workbench) -> Iterator[Record]:
     """One record a point: ``growth_batch``, ``growth_width`` and ``growth_depth``, in ms."""
     base = mlp()
     batches, widths, depths = (
-        (BATCHES[::3], WIDTHS[::2], DEPTHS[::2]) if bench.quick else (BATCHES, WIDTHS, DEPTHS)
+        (BATCHES[::6], WIDTHS[::4], DEPTHS[::4]) if bench.quick else (BATCHES, WIDTHS, DEPTHS)
     )
     for name in bench.protocols:
         with SpuParties(len(protocol(name).roles)) as parties:
