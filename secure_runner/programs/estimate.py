@@ -1,8 +1,8 @@
 """What a model will cost, before anything is compiled: bytes, messages and time, for each protocol.
 
 The lowered program is read operation by operation and priced from a table of measured costs
-(`secure_runner.programs.cost_table`). Against measured programs the sums are right within a factor of 1.5 to
-2 (docs/estimate.md): enough to tell 10 ms from 10 s, which is the question before an import.
+(`secure_runner.programs.cost_table`). Against runs, bytes and messages are mostly right within a fifth, and
+too high up to five times for trees under ABY3 (docs/estimate.md); times, within a factor of two to three.
 """
 
 from __future__ import annotations
@@ -27,8 +27,13 @@ __all__ = ["LAN", "WAN", "Estimate", "Network", "OpEstimate", "estimate"]
 _ROUNDS_PER_MESSAGE = {"aby3": 0.5, "semi2k": 0.5, "cheetah": 0.1}
 """Round trips for each message of rank 0: answers travel while the next request waits, and CHEETAH sends in
 pieces without waiting (from runs over links of 10 and 40 ms)."""
-_SLOW_S = 2.0
-_HOPELESS_S = 30.0
+_COMPUTE_S = {"aby3": (6e-8, 1.5e-4), "semi2k": (3e-8, 1.2e-4), "cheetah": (1e-7, 1e-4)}
+"""Seconds for each byte and each message with no network between: small networks and a CNN in real processes
+on two shared cores."""
+_PRODUCT_S = 1e-9
+"""Seconds for each multiplication of a matrix product."""
+_SLOW_S = 1.0
+_HOPELESS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -143,15 +148,16 @@ def _priced(kind: str, rows: Sequence[Price], protocol: ProtocolName) -> OpEstim
     calls, elements = sum(row.calls for row in rows), sum(row.elements for row in rows)
     cost = COSTS[protocol][kind]
     if kind == "dot":
-        each, per_output, per_input, per_product, messages, seconds = cost
+        each, per_output, per_input, per_product, messages = cost
         sent = sum(
             row.calls * each + per_output * row.elements + per_input * row.inputs + per_product * row.products
             for row in rows
         )
-        work = seconds * sum(row.products for row in rows)
     else:
-        each, per_element, messages, seconds = cost
-        sent, work = calls * each + per_element * elements, seconds * elements
+        each, per_element, messages = cost
+        sent = calls * each + per_element * elements
+    per_byte, per_message = _COMPUTE_S[protocol]
+    work = per_byte * sent + per_message * messages * calls + _PRODUCT_S * sum(row.products for row in rows)
     return OpEstimate(kind, calls, elements, round(sent), round(messages * calls), work)
 
 

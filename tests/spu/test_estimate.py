@@ -71,7 +71,7 @@ def test_the_command_prints_a_row_for_each_protocol_and_batch(tmp_path):
     path.write_bytes(to_onnx(fitted, X[:1]).SerializeToString())
     result = CliRunner().invoke(command, [str(path), "--batch-size", "4", "--ops"])
     assert result.exit_code == 0, result.output
-    assert result.output.count("fit for requests under") == 3
+    assert result.output.count("fit for requests under") == 3, result.output
     assert "dot" in result.output
 
 
