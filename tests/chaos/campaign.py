@@ -40,6 +40,8 @@ class Recovery:
     """Whether standby processes had finished their imports when the fault came."""
     server_worker: bool = False
     """Whether one of BentoML's own processes had to start again: counted apart."""
+    loses_connections: bool = False
+    """Whether it killed the process that clients are connected to."""
 
 
 @dataclass
@@ -54,9 +56,10 @@ class Outcome:
     seconds: float = 0.0
 
     @property
-    def unclean(self) -> int:
-        """Requests that ended neither in a right answer nor in a refusal that says what to do."""
-        return sum(n for what, n in self.counts.items() if what not in ("right", "wrong", "hang", *CLEAN))
+    def other(self) -> int:
+        """Requests that ended in none of the ways that a client is told of."""
+        known = ("right", "wrong", "hang", "lost", *CLEAN)
+        return sum(count for what, count in self.counts.items() if what not in known)
 
     def seconds_away(self, *, server_worker: bool, warm_only: bool = False) -> list[float]:
         """Recovery times of faults inside the sessions, or of BentoML's workers."""
@@ -78,6 +81,12 @@ class Outcome:
         for recovery in self.recoveries:
             if recovery.after_s is None:
                 found.append(f"{self.name}: no answer after {recovery.fault} of {recovery.victim}")
+        if self.counts["lost"] and not any(recovery.loses_connections for recovery in self.recoveries):
+            found.append(
+                f"{self.name}: {self.counts['lost']} connections lost, although no server was killed"
+            )
+        if self.other:
+            found.append(f"{self.name}: unforeseen answers: {dict(self.counts)}")
         if not self.counts["right"]:
             found.append(f"{self.name}: no right answer at all")
         if self.leftovers is not None:
@@ -146,7 +155,7 @@ def _recovery(name: str, blow: Blow, warm: bool, load: Load) -> Recovery:
     event = load.right_after(blow.cleared_s, _RECOVERY_TIMEOUT_S)
     after_s = None if event is None else event.answered_s - blow.cleared_s
     fault = FAULTS[name]
-    return Recovery(fault.what, blow.victim, after_s, warm, fault.server_worker)
+    return Recovery(fault.what, blow.victim, after_s, warm, fault.server_worker, fault.loses_connections)
 
 
 def _line(recovery: Recovery) -> str:

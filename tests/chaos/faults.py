@@ -49,6 +49,8 @@ class Fault:
     """BentoML's own process: its supervisor looks every ten seconds, so this recovery is counted apart."""
     protocols: tuple[str, ...] = ("aby3", "semi2k", "cheetah")
     needs_root: bool = False
+    loses_connections: bool = False
+    """Whether it kills the process that clients are connected to."""
 
 
 def kill_party(target: Target, host: Host, chosen: random.Random) -> Blow:
@@ -127,7 +129,9 @@ FAULTS: Mapping[str, Fault] = {
     "freeze-dealer": Fault("SIGSTOP, dealer", freeze_dealer, protocols=("semi2k",)),
     "cut": Fault("loopback down for 3 s", cut, needs_root=True),
     "kill-runner": Fault("kill -9, runner's worker", kill_runner, server_worker=True),
-    "kill-service": Fault("kill -9, service's worker", kill_service, server_worker=True),
+    "kill-service": Fault(
+        "kill -9, service's worker", kill_service, server_worker=True, loses_connections=True
+    ),
 }
 """Name on the command line → fault."""
 

@@ -21,16 +21,16 @@ SUITE = "chaos"
 def outcomes_table(outcomes: Sequence[Outcome]) -> Table:
     """What clients saw, and what was left at the end."""
     table = Table(title="Every request of every client")
-    names = ("part", "faults", "right", "wrong", "hangs", *CLEAN, "lost or other", "orphans", "ports left")
+    names = ("part", "faults", "right", "wrong", "hangs", *CLEAN, "lost", "other", "orphans", "ports left")
     for name in names:
         table.add_column(name, justify="left" if name == "part" else "right")
     for outcome in outcomes:
         left = outcome.leftovers
-        numbers = [outcome.counts[what] for what in ("right", "wrong", "hang", *CLEAN)]
+        numbers = [outcome.counts[what] for what in ("right", "wrong", "hang", *CLEAN, "lost")]
         table.add_row(
             outcome.name,
             str(len(outcome.recoveries)),
-            *map(str, [*numbers, outcome.unclean]),
+            *map(str, [*numbers, outcome.other]),
             "?" if left is None else str(len(left.orphans)),
             "?" if left is None else str(len(left.ports)),
         )
@@ -95,7 +95,8 @@ def _outcome_records(outcome: Outcome, noted: dict[str, object]) -> Iterator[Rec
         "wrong_answers": outcome.counts["wrong"],
         "hangs": outcome.counts["hang"],
         "clean_refusals": sum(outcome.counts[what] for what in CLEAN),
-        "lost_or_other": outcome.unclean,
+        "lost_connections": outcome.counts["lost"],
+        "unforeseen_answers": outcome.other,
     }
     if outcome.leftovers is not None:
         values["orphans"] = len(outcome.leftovers.orphans)

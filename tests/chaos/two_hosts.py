@@ -106,7 +106,14 @@ def _trouble(
             event = load.right_after(cleared_s, _RECOVERY_TIMEOUT_S)
             after_s = None if event is None else event.answered_s - cleared_s
             outcome.recoveries.append(
-                Recovery(name, name, after_s, warm=True, server_worker="restarted" in name)
+                Recovery(
+                    name,
+                    name,
+                    after_s,
+                    warm=True,
+                    server_worker="restarted" in name,
+                    loses_connections=name.startswith("bob"),
+                )
             )
             say(
                 f"  {name}: "
