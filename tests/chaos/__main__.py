@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -69,6 +70,8 @@ def main(
     results: Path,
 ) -> None:
     """Run everything, print, write records."""
+    # A run that is told to stop leaves no server and no host behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("chaos: told to stop"))
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     load_before = os.getloadavg()[0]
     parts = [only] if only else list(_SHARES)
