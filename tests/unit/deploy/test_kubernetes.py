@@ -120,7 +120,7 @@ def _environment(role: str, volume: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_every_file_that_a_variable_names_is_mounted(role: str) -> None:
-    """Certificates, keys, http.yaml and the dealer's identity come from the Secrets; /tmp and audit are writable."""
+    """Certificates, keys, http.yaml and identity come from the Secrets; /tmp and audit are writable."""
     environment = _environment(role, Path("/etc/secure-runner"))
     sources = next(v for v in _pod(role)["volumes"] if v["name"] == "settings")["projected"]["sources"]
     items = {item["path"] for source in sources for item in source.get("secret", {}).get("items", [])}
@@ -167,7 +167,7 @@ def _range(ports: list[dict[str, Any]]) -> set[int]:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_waiting_party_can_be_reached_and_is_not_restarted(role: str) -> None:
-    """Parties get ready by being reached: Services between parties publish pods that are not; only HTTP waits."""
+    """Parties get ready by being reached: Services between them publish all pods; only HTTP waits."""
     for service in _of(role, "Service")[:2]:
         assert service["spec"]["publishNotReadyAddresses"] is True
     for service in _of(role, "Service")[2:]:
