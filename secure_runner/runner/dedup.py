@@ -20,6 +20,7 @@ from secure_runner.frames import Array
 __all__ = ["RecentRequests"]
 
 Key = tuple[str | None, str]
+_DRAIN_TIMEOUT_S = 2.0
 _Outputs = dict[str, Array]
 
 
@@ -85,9 +86,12 @@ class RecentRequests:
             return await self._wait(key, self._begin(key, digest, compute)), False
 
     async def drained(self) -> None:
-        """Return once nobody waits for an answer any more: all have been answered or refused by now."""
-        while any(entry.waiting for entry in self._entries.values()):
-            await asyncio.sleep(0)
+        """Let those who wait take their answers, which all have by now; whoever still waits is cancelled."""
+        tasks = [entry.task for entry in self._entries.values() if entry.waiting]
+        if tasks:
+            _, left = await asyncio.wait(tasks, timeout=_DRAIN_TIMEOUT_S)
+            for task in left:
+                task.cancel()
 
     def _begin(self, key: Key, digest: bytes, compute: Callable[[], Awaitable[_Outputs]]) -> _Entry:
         async def run() -> _Outputs:

@@ -117,6 +117,7 @@ class BatchQueue:
         self._anonymous = itertools.count()
         self._arrived = asyncio.Event()
         self._returning = 0
+        self._stopped = False
         self.waiting_rows = 0
 
     async def submit(
@@ -138,7 +139,7 @@ class BatchQueue:
         Raises:
             OverloadedError: too many rows wait already.
             DeadlineError: not answered in time.
-            UnavailableError: the session ended under the request, twice.
+            UnavailableError: the session ended under the request, twice; or the queue has stopped.
         """
         rows = len(next(iter(arrays.values())))
         if self.waiting_rows and self.waiting_rows + rows > self._max_rows:
@@ -184,7 +185,8 @@ class BatchQueue:
                 _fail(slices, _stopping())
 
     def stop(self) -> None:
-        """Refuse everything that waits. Batches that run are refused when ``dispatch`` is cancelled."""
+        """Refuse everything that waits, and what comes. Batches that run are refused as ``dispatch`` ends."""
+        self._stopped = True
         for queue in self._clients.values():
             _fail(list(queue), _stopping())
         self._clients.clear()
@@ -252,6 +254,9 @@ class BatchQueue:
                 self._put(f"retry-{next(self._anonymous)}", part, first=True)
 
     def _put(self, client: str, part: _Slice, *, first: bool = False) -> None:
+        if self._stopped:
+            part.request.fail(_stopping())
+            return
         self._clients.setdefault(client, deque()).append(part)
         if first:
             self._clients.move_to_end(client, last=False)

@@ -433,3 +433,23 @@ def test_no_row_is_lost_or_mixed_up_in_any_interleaving(seed, concurrency, faili
         for first in batch[batch.any(axis=1), 0]:
             attempts[float(first)] = attempts.get(float(first), 0) + 1
     assert max(attempts.values()) <= 2
+
+
+def test_rows_whose_session_ends_during_the_stop_are_refused():
+    """A batch whose session is ended by the stop is not put back into a queue that nobody serves any more."""
+    run = FakeRun()
+    run.failures = [UnavailableError("the session ended")]
+
+    async def test(queue: BatchQueue) -> None:
+        run.gate = asyncio.Event()
+        asked = asyncio.create_task(queue.submit(_rows(1)))
+        while not run.batches:
+            await asyncio.sleep(0)
+        queue.stop()
+        run.gate.set()
+        with pytest.raises(UnavailableError):
+            await asyncio.wait_for(asked, 2)
+        with pytest.raises(UnavailableError):
+            await asyncio.wait_for(queue.submit(_rows(2)), 2)
+
+    _with_queue(test, run)
