@@ -27,6 +27,12 @@ Examples:
 
 Exit status 0: all chains are whole and all batches match; 1: they do not.
 """
+_GROUP_EXAMPLES = """
+\b
+Examples:
+  secure-runner audit verify /var/log/secure-runner
+  secure-runner audit summary /var/log/secure-runner
+"""
 _SUMMARY_EXAMPLES = """
 \b
 Examples:
@@ -35,7 +41,7 @@ Examples:
 """
 
 
-@click.group()
+@click.group(epilog=_GROUP_EXAMPLES)
 def audit() -> None:
     """Check audit logs, compare those of two parties, look for unusual use."""
 
