@@ -61,8 +61,8 @@ def runtime_config_dict(
         else:
             raise ConfigError(
                 "protocol semi2k needs a dealer: without one, the model owner makes the randomness and can "
-                "unmask the features. Add a party with role dealer, or choose aby3 or cheetah; for experiments "
-                "on one machine only, write insecure: true"
+                "unmask the features. Add a party with role dealer, or choose aby3 or cheetah; to try it on "
+                "one machine only, write insecure: true"
             )
     return config
 
