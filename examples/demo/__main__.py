@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from converters import apply_steps
 from examples.demo import memory, serving
 from examples.demo.models import MODELS, DemoModel
 
@@ -124,7 +125,13 @@ def rows_of(answer: Any, name: str) -> np.ndarray:
 
 def look(parties: dict[str, int], demo: DemoModel) -> dict[str, dict[str, str]]:
     """Search each party's memory for stretches of the rows that were sent, and of the trained values."""
-    needles = {"features": stretches(demo.rows[_BATCH:]), "weights": stretches(*demo.model.params.values())}
+    rows = demo.rows[_BATCH:]
+    # The data owner may scale features before it shares them: then these are what must stay with it.
+    encoded = apply_steps(demo.model.encode, {demo.model.inputs[0].name: rows})
+    needles = {
+        "features": stretches(rows, *encoded.values()),
+        "weights": stretches(*demo.model.params.values()),
+    }
     seen = {}
     for party, pid in parties.items():
         try:
