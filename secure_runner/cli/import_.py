@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from converters import ConvertedModel
 
 __all__ = ["import_"]
+
+_ACCURACY_ROWS = 32
 
 _EXAMPLES = """
 \b
@@ -83,9 +86,40 @@ def import_(
         )
     for warning in model.report.warnings:
         console.print(f"warning: {warning}", style="yellow")
+    if samples is not None:
+        with console.status(f"running the samples under {protocol}"):
+            _print_accuracy(console, source, model, samples, cast(ProtocolName, protocol))
     console.print(f"program  {saved.program}   public: give it to the other parties")
     console.print(f"params   {saved.params}   private: stays here")
     console.print(f"digest   {saved.digest}")
+
+
+def _print_accuracy(
+    console: Console, source: str, model: ConvertedModel, samples: Sequence[Any], protocol: ProtocolName
+) -> None:
+    """How far the samples' answers under the protocol are from the model's own."""
+    from secure_runner.programs.accuracy import accuracy
+
+    rows = [np.asarray(sample)[:_ACCURACY_ROWS] for sample in samples]
+    expected = _onnxruntime_answers(source, model, rows)
+    for output in accuracy(model, *rows, expected=expected, protocol=protocol):
+        console.print(f"{output}, against {'floating point' if expected is None else 'onnxruntime'}")
+
+
+def _onnxruntime_answers(source: str, model: ConvertedModel, rows: Sequence[Any]) -> list[Any] | None:
+    """What onnxruntime says, where it is installed and the model is its kind; None otherwise."""
+    if Path(source).suffix != ".onnx" or find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    feed = {tensor.name: value for tensor, value in zip(model.inputs, rows, strict=True)}
+    try:
+        session = onnxruntime.InferenceSession(source)
+        answers = session.run([tensor.name for tensor in model.outputs], feed)
+    except Exception:
+        # It does not know formats newer than itself, nor all operators: the model's own answers will do.
+        return None
+    return answers if all(isinstance(answer, np.ndarray) for answer in answers) else None
 
 
 def convert_source(
