@@ -59,6 +59,8 @@ class Workbench:
         store = self.home / "bentoml"
         store.mkdir(parents=True, exist_ok=True)
         os.environ.update(serving.environment_of(store))
+        # As the runner does for its parties: bare runtimes must not lose by threads that spin.
+        os.environ.setdefault("OMP_THREAD_LIMIT", "1")
 
     def scale(self, full: int, quick: int) -> int:
         """How often something is measured."""

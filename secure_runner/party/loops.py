@@ -19,6 +19,7 @@ import numpy as np
 
 from secure_runner.errors import OverloadedError
 from secure_runner.frames import Frame, FrameError, Kind, array_parts, arrays_of, decode, encode
+from secure_runner.heap import settle_heap
 from secure_runner.party.about import AboutBatch
 from secure_runner.party.exit import FailureCode, end_process
 from secure_runner.party.shares import share_message, shares_of
@@ -52,6 +53,7 @@ class _Batch:
 
 def serve(runtime: ResidentRuntime) -> None:
     """Serve the session at this party. Ends the process, never returns."""
+    settle_heap()
     is_data_owner = runtime.spec.settings.role == "data_owner"
     loop = DataOwnerLoop(runtime) if is_data_owner else PeerLoop(runtime)
     loop.run()
