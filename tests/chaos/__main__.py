@@ -118,10 +118,10 @@ def place() -> Iterator[Place]:
         yield Place([], [], "127.0.0.1", Host())
         return
     with Network() as network:
-        address = network.add_host("server")
-        network.add_host("clients")
+        network.add_host("server", "10.77.0.10")
+        network.add_host("clients", "10.77.0.11")
         server, client = network.command("server"), network.command("clients")
-        yield Place(server, client, address, Host(loopback_of(server)))
+        yield Place(server, client, network.hosts["server"], Host(loopback_of(server)))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 from chaos.campaign import Outcome, Recovery
 from chaos.clients import Job, Load
 from chaos.target import Leftovers, marked_processes
-from organisations import HTTP_PORT, ROOT, Network, Organisation
-from test_two_organisations import _ADDRESSES, _BLOCK, follow_page, write_model
+from deploy_page import Followed
+from organisations import Network
 
 __all__ = ["run"]
 
@@ -33,58 +33,40 @@ def run(home: Path, *, seed: int, seconds: float, clients: int, say: Callable[[s
     outcome = Outcome("two organisations", "cheetah")
     chosen = random.Random(f"{seed}-organisations")
     with Network() as network:
-        parties = _parties(network, home)
-        weights = write_model(parties["alice"].directory / "credit.onnx")
+        followed = Followed.make("cheetah", network, home / "organisations")
         try:
-            follow_page(parties, {name: [] for name in parties})
+            followed.follow()
             with Load(
-                _job(parties["bob"], weights, home, clients), home / "job.json", _at_bob(network)
+                _job(followed, home, clients), home / "job.json", network.command("application")
             ) as load:
                 if load.right_after(0.0, _READY_TIMEOUT_S) is None:
-                    raise RuntimeError(
-                        f"no right answer: {dict(load.counts())}\n{parties['bob'].log[-2000:]}"
-                    )
+                    log = followed.parties["bob"].log[-2000:]
+                    raise RuntimeError(f"no right answer: {dict(load.counts())}\n{log}")
                 load.events.clear()
                 say(f"{outcome.name}: {clients} clients, {seconds:.0f} s of faults")
-                _trouble(parties, network, load, outcome, chosen, seconds, say)
+                _trouble(followed, load, outcome, chosen, seconds, say)
             outcome.counts = load.counts()
         finally:
-            for party in parties.values():
-                party.stop()
-            outcome.leftovers = _leftovers(parties, network)
+            followed.stop()
+            outcome.leftovers = _leftovers(followed)
     return outcome
 
 
-def _parties(network: Network, home: Path) -> dict[str, Organisation]:
-    parties = {}
-    for name, address in _ADDRESSES.items():
-        assert network.add_host(name, mbit_per_s=100) == address
-        parties[name] = Organisation(name, network, home / "organisations" / name)
-        (parties[name].directory / "secure-runner").symlink_to(ROOT)
-    return parties
-
-
-def _at_bob(network: Network) -> list[str]:
-    return network.command("bob")
-
-
-def _job(bob: Organisation, weights: list[np.ndarray], home: Path, clients: int) -> Job:
+def _job(followed: Followed, home: Path, clients: int) -> Job:
     rows = np.random.default_rng(4).normal(size=(64, 6)).astype(np.float32)
     np.save(home / "rows.npy", rows)
-    np.save(home / "expected.npy", np.maximum(rows @ weights[0], 0) @ weights[1])
-    token = (bob.directory / "token").read_text().strip()
+    np.save(home / "expected.npy", followed.plaintext(rows))
     return Job(
-        f"http://{bob.network.hosts['bob']}:{HTTP_PORT}",
+        followed.parties["bob"].url,
         str(home / "rows.npy"),
         str(home / "expected.npy"),
         clients,
-        headers={"authorization": f"Bearer {token}"},
+        headers=followed.authorization,
     )
 
 
 def _trouble(
-    parties: dict[str, Organisation],
-    network: Network,
+    followed: Followed,
     load: Load,
     outcome: Outcome,
     chosen: random.Random,
@@ -92,9 +74,9 @@ def _trouble(
     say: Callable[[str], None],
 ) -> None:
     faults = {
-        "line down for 4 s": lambda: _cut(network, chosen.choice(sorted(parties))),
-        "alice's server kill -9, restarted": lambda: _restart(parties["alice"]),
-        "bob's server kill -9, restarted": lambda: _restart(parties["bob"]),
+        "line down for 4 s": lambda: _cut(followed.network, chosen.choice(sorted(followed.parties))),
+        "alice's server kill -9, restarted": lambda: _restart(followed, "alice"),
+        "bob's server kill -9, restarted": lambda: _restart(followed, "bob"),
     }
     began_s = time.monotonic()
     while time.monotonic() - began_s < seconds:
@@ -130,28 +112,25 @@ def _cut(network: Network, host: str) -> float:
     return time.monotonic()
 
 
-def _restart(organisation: Organisation) -> float:
+def _restart(followed: Followed, name: str) -> float:
     """Kill everything of an organisation that serves, and serve again; when that began."""
-    assert organisation.server is not None
+    server = followed.parties[name].server
+    assert server is not None
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(organisation.server.pid, signal.SIGKILL)
-    organisation.server.wait()
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
     time.sleep(1.0)
-    organisation.serve_script(_serving_block(organisation.name))
+    followed.serve(name)
     return time.monotonic()
 
 
-def _serving_block(name: str) -> str:
-    blocks = _BLOCK.finditer((ROOT / "docs/deploy.md").read_text())
-    return next(block["body"] for block in blocks if block["head"] == f"# {name}, keeps running")
-
-
-def _leftovers(parties: dict[str, Organisation], network: Network) -> Leftovers:
+def _leftovers(followed: Followed) -> Leftovers:
     time.sleep(1.0)
-    orphans = [p for party in parties.values() for p in marked_processes(_MARK, str(party.directory))]
+    directories = [str(host.directory) for host in followed.everyone.values()]
+    orphans = [process for directory in directories for process in marked_processes(_MARK, directory)]
     ports = []
-    for name in parties:
-        command = network.command(name, "ss", "-Htln")
+    for name in followed.everyone:
+        command = followed.network.command(name, "ss", "-Htln")
         lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
         ports += [int(line.split()[3].rpartition(":")[2]) for line in lines]
     for process in orphans:

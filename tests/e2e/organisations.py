@@ -1,7 +1,8 @@
 """Organisations on hosts of their own: network namespaces, separate directories, nothing shared.
 
-Each organisation has a directory with its own BentoML home and certificate, a network namespace with an
-address on a common switch, and a Bento of its own. A recorder on the switch sees every packet between them.
+Each organisation has a directory with its own home, BentoML home, temporary files and certificate, a network
+namespace with an address on a common switch, and a Bento of its own. A client can be put behind one of them,
+where the others cannot reach it. A recorder on the switch sees every packet between organisations.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ class Network:
 
     name: str = field(default_factory=lambda: f"sr{secrets.token_hex(2)}")
     hosts: dict[str, str] = field(default_factory=dict)
+    """Host → address on the switch."""
+    inner: dict[str, str] = field(default_factory=dict)
+    """Host → address in its organisation's own network, where it has one."""
 
     def __enter__(self) -> Network:
         self._ip("netns", "add", self._namespace("switch"))
@@ -49,29 +53,42 @@ class Network:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for host in [*self.hosts, "switch"]:
+        for host in {*self.hosts, *self.inner, "switch"}:
             subprocess.run(["ip", "netns", "delete", self._namespace(host)], check=False, capture_output=True)
 
-    def add_host(self, host: str, *, mbit_per_s: int | None = None) -> str:
-        """A new host on the switch; returns its address."""
-        address = f"10.77.0.{len(self.hosts) + 10}"
+    def add_host(self, host: str, address: str, *, mbit_per_s: int | None = None) -> None:
+        """A new host on the switch."""
         port = f"p{len(self.hosts)}"
         self.hosts[host] = address
-        self._ip("netns", "add", self._namespace(host))
+        self._add_namespace(host)
         names = ("peer", "name", port, "netns", self._namespace("switch"))
         self._in(host, "ip", "link", "add", "eth0", "type", "veth", *names)
         self._in("switch", "ip", "link", "set", port, "master", "bridge", "up")
-        self._in(host, "ip", "address", "add", f"{address}/24", "dev", "eth0")
-        self._in(host, "ip", "link", "set", "eth0", "up")
-        self._in(host, "ip", "link", "set", "lo", "up")
+        self._bring_up(host, "eth0", address)
         if mbit_per_s is not None:
             shape = ("rate", f"{mbit_per_s}mbit", "burst", "64kb", "latency", "50ms")
             self._in(host, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *shape)
-        return address
+
+    def add_client(self, client: str, *, of: str, addresses: Mapping[str, str]) -> None:
+        """A new host that reaches nothing but the host ``of``, over a line of their own; both's addresses."""
+        self.inner |= addresses
+        self._add_namespace(client)
+        names = ("peer", "name", "eth1", "netns", self._namespace(of))
+        self._in(client, "ip", "link", "add", "eth1", "type", "veth", *names)
+        for host in (client, of):
+            self._bring_up(host, "eth1", addresses[host])
 
     def command(self, host: str, *command: str) -> list[str]:
         """The command, run on the host."""
         return ["ip", "netns", "exec", self._namespace(host), *command]
+
+    def _add_namespace(self, host: str) -> None:
+        self._ip("netns", "add", self._namespace(host))
+        self._in(host, "ip", "link", "set", "lo", "up")
+
+    def _bring_up(self, host: str, device: str, address: str) -> None:
+        self._in(host, "ip", "address", "add", f"{address}/24", "dev", device)
+        self._in(host, "ip", "link", "set", device, "up")
 
     def _in(self, host: str, *command: str) -> None:
         subprocess.run(self.command(host, *command), check=True, capture_output=True)
@@ -95,10 +112,12 @@ class Organisation:
 
     def __post_init__(self) -> None:
         (self.directory / "bentoml").mkdir(parents=True)
+        (self.directory / "tmp").mkdir()
         self.environment = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(self.directory),
             "BENTOML_HOME": str(self.directory / "bentoml"),
+            "TMPDIR": str(self.directory / "tmp"),
             "BENTOML_DO_NOT_TRACK": "True",
         }
 
@@ -107,14 +126,11 @@ class Organisation:
         """What its server has said."""
         return (self.directory / "serve.log").read_text(errors="replace")
 
-    def bentoml(self, *arguments: str) -> str:
-        """Run ``bentoml`` as this organisation; what it printed."""
-        command = [sys.executable, "-m", "bentoml", *arguments]
-        done = subprocess.run(
-            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    @property
+    def url(self) -> str:
+        """Where its service is: in its own network, if it has one."""
+        address = self.network.inner.get(self.name) or self.network.hosts[self.name]
+        return f"http://{address}:{HTTP_PORT}"
 
     def script(self, text: str) -> str:
         """Run a script on this organisation's host, in its directory; what it printed."""
@@ -171,7 +187,7 @@ class Organisation:
         headers: Mapping[str, str] = {},
     ) -> tuple[int, str]:
         """One HTTP request to its service, by curl on the host ``client`` (its own by default)."""
-        url = f"http://{self.network.hosts[self.name]}:{HTTP_PORT}{path}"
+        url = f"{self.url}{path}"
         command = ["curl", "-s", "-m", "60", "-X", method, url, "-w", "\n%{http_code}"]
         for name, value in headers.items():
             command += ["-H", f"{name}: {value}"]

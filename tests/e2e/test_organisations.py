@@ -1,0 +1,182 @@
+"""Organisations on hosts of their own follow docs/deploy.md to the letter, once for each protocol."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from deploy_page import Followed
+from organisations import Network, can_make_hosts, recorded
+
+pytestmark = [
+    pytest.mark.skipif(not can_make_hosts(), reason="needs root and iproute2 to make hosts"),
+    pytest.mark.timeout(900),
+]
+
+_TOLERANCE = 1e-3
+# Distinctive values: the features that Bob's application sends.
+_FEATURES = [0.7317318, -1.2345679, 0.9876543, 1.4142135, -0.5772157, 1.6180340]
+
+
+@pytest.fixture(scope="module", params=["cheetah", "aby3", "semi2k"])
+def deployment(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Followed, Path]]:
+    """All hosts after every step of the page, and the recording of what crossed the switch."""
+    # Short: below it are Unix sockets, whose paths have 107 characters at most.
+    directory = tmp_path_factory.mktemp(request.param)
+    with Network() as network:
+        followed = Followed.make(request.param, network, directory)
+        with recorded(network, directory / "packets"):
+            try:
+                followed.follow()
+                yield followed, directory / "packets"
+            finally:
+                followed.stop()
+
+
+@pytest.fixture
+def followed(deployment: tuple[Followed, Path]) -> Followed:
+    """The organisations."""
+    return deployment[0]
+
+
+def test_the_page_ends_in_right_predictions(followed: Followed) -> None:
+    """The application's curl of the page prints the prediction; any other row is right too, to 1e-3."""
+    said = json.loads(followed.printed["application"][-1])["outputs"]
+    assert np.allclose(said, followed.plaintext([[0.5, -1.0, 0.25, 2.0, 0.0, 1.5]]), atol=_TOLERANCE)
+    rows = [_FEATURES, [0.0] * 6, [1.0] * 6]
+    status, body = followed.predict(rows)
+    assert status == 200, body
+    assert np.allclose(json.loads(body)["outputs"], followed.plaintext(rows), atol=_TOLERANCE)
+
+
+def test_the_model_owner_refuses_predictions_and_says_why(followed: Followed) -> None:
+    """Alice's service names the party to ask, without reading the features."""
+    error = json.loads(followed.printed["alice"][-1])["error"]
+    assert error["code"] == "wrong_party"
+    assert "data owner" in error["message"]
+
+
+def test_without_a_token_nothing_is_predicted(followed: Followed) -> None:
+    """Bob's service wants a token."""
+    bob = followed.parties["bob"]
+    assert bob.request("POST", "/predict", {"inputs": [_FEATURES]}, client="application")[0] == 401
+
+
+def test_no_weight_is_in_the_files_of_the_others(followed: Followed) -> None:
+    """Byte by byte: no weight, in any float format, is anywhere in a directory but Alice's."""
+    needles = [
+        np.asarray(weight[:4], dtype).tobytes()
+        for weight in (w.ravel() for w in followed.weights)
+        for dtype in ("<f4", ">f4", "<f8")
+    ]
+    found = {name for name, host in followed.everyone.items() if holds_any(host.directory, needles)}
+    assert found == {"alice"}, "at Alice the search must find something, elsewhere nothing"
+
+
+def test_the_network_carries_tls_records_and_no_planted_value(deployment: tuple[Followed, Path]) -> None:
+    """On every connection between two parties: TLS records only, no feature, no weight."""
+    followed, recording = deployment
+    assert followed.predict([_FEATURES])[0] == 200
+    packets = list(read_packets(recording))
+    streams = {key: data for key, data in tcp_streams(packets).items() if data}
+    parties = {followed.network.hosts[name] for name in followed.parties}
+    pairs = {frozenset((source, destination)) for source, _, destination, _ in streams}
+    assert pairs == {frozenset(pair) for pair in itertools.combinations(parties, 2)}, "all must be recorded"
+    assert sum(map(len, streams.values())) > 100_000, "the link's traffic must be in the recording"
+    assert [key for key, data in streams.items() if not is_tls(data)] == []
+    features = np.asarray(_FEATURES)
+    needles = [features[:2].astype("<f4").tobytes(), features[:2].astype("<f8").tobytes()]
+    needles += [weight.ravel()[:2].tobytes() for weight in followed.weights]
+    needles += [str(_FEATURES[0]).encode()]
+    assert any(b"alice" in packet for packet in packets), "the search itself must find a name in a handshake"
+    for needle in needles:
+        assert not any(needle in packet for packet in packets)
+
+
+@pytest.mark.parametrize("deployment", ["cheetah"], indirect=True)
+def test_a_restarted_party_is_served_again(followed: Followed) -> None:
+    """Bob stops and serves again: the next session forms without anybody's help."""
+    bob = followed.parties["bob"]
+    bob.stop()
+    followed.serve("bob")
+    bob.wait_until_ready()
+    status, body = followed.predict([_FEATURES])
+    assert status == 200, body
+    assert np.allclose(json.loads(body)["outputs"], followed.plaintext([_FEATURES]), atol=_TOLERANCE)
+
+
+def holds_any(directory: Path, needles: list[bytes]) -> bool:
+    """Whether any file below holds any of the needles."""
+    for path in directory.rglob("*"):
+        if (
+            path.is_file()
+            and not path.is_symlink()
+            and "secure-runner" not in path.relative_to(directory).parts[:1]
+        ):
+            content = path.read_bytes()
+            if any(needle in content for needle in needles):
+                return True
+    return False
+
+
+def read_packets(path: Path) -> Iterator[bytes]:
+    """Frames of a recording that is still being written."""
+    content = path.read_bytes()
+    at = 0
+    while at + 4 <= len(content):
+        (length,) = struct.unpack_from(">I", content, at)
+        yield content[at + 4 : at + 4 + length]
+        at += 4 + length
+
+
+def tcp_streams(packets: list[bytes]) -> dict[tuple[str, int, str, int], bytes]:
+    """(source, port, destination, port) → what was sent, in order, each byte once."""
+    segments: dict[tuple[str, int, str, int], dict[int, bytes]] = {}
+    starts: dict[tuple[str, int, str, int], int] = {}
+    for packet in packets:
+        if packet[12:14] != b"\x08\x00" or packet[23] != 6:
+            continue
+        header = 14 + 4 * (packet[14] & 15)
+        total = 14 + struct.unpack_from(">H", packet, 16)[0]
+        source, destination = (".".join(map(str, packet[at : at + 4])) for at in (26, 30))
+        source_port, destination_port, sequence = struct.unpack_from(">HHI", packet, header)
+        payload = packet[header + 4 * (packet[header + 12] >> 4) : total]
+        key = (source, source_port, destination, destination_port)
+        if packet[header + 13] & 2:
+            starts[key] = (sequence + 1) % 2**32
+            segments[key] = {}
+        elif payload and key in starts:
+            offset = (sequence - starts[key]) % 2**32
+            known = segments[key].get(offset, b"")
+            segments[key][offset] = max(known, payload, key=len)
+    return {key: _joined(parts) for key, parts in segments.items()}
+
+
+def _joined(parts: dict[int, bytes]) -> bytes:
+    stream = bytearray()
+    for offset in sorted(parts):
+        if offset > len(stream):
+            break
+        stream[offset : offset + len(parts[offset])] = parts[offset]
+    return bytes(stream)
+
+
+def is_tls(stream: bytes) -> bool:
+    """Whether a stream is TLS records, one after the other (the last may be cut off)."""
+    at = 0
+    while at + 5 <= len(stream):
+        kind, version, length = struct.unpack_from(">BHH", stream, at)
+        if kind not in (20, 21, 22, 23) or version not in (0x0301, 0x0303) or length > 2**14 + 256:
+            return False
+        at += 5 + length
+    return True
