@@ -18,15 +18,14 @@ import numpy.typing as npt
 
 from secure_runner.errors import InputError
 from secure_runner.programs.compiler import compile_here
+from secure_runner.programs.in_process import run_in_process
 from secure_runner.programs.lowering import lower
 from secure_runner.programs.manifest import NumericSpec, TensorSpec
 from secure_runner.programs.names import output_name
-from secure_runner.protocols import ProtocolName, computing_roles
-from secure_runner.spu_config import make_runtime_config, runtime_config_dict
+from secure_runner.protocols import ProtocolName
+from secure_runner.spu_config import runtime_config_dict
 
 if TYPE_CHECKING:
-    import spu
-
     from converters import ConvertedModel
 
 __all__ = ["OpTraffic", "Simulation", "Traffic", "simulate", "simulate_function"]
@@ -149,31 +148,16 @@ def simulate_function(
     config = runtime_config_dict(protocol, numeric or NumericSpec(), insecure=True)
     flat = [*(np.asarray(params[name]) for name in sorted(params)), *inputs.values()]
     if not with_traffic:
-        return Simulation(_run(executable, config, protocol, flat, lowered.outputs))
+        return Simulation(run_in_process(executable, config, protocol, flat, lowered.outputs))
     log = Path(tempfile.mkdtemp()) / "spu.log"
     _log_to(log)
-    outputs = _run(executable, config | {"enable_pphlo_profile": True}, protocol, flat, lowered.outputs)
+    outputs = run_in_process(
+        executable, config | {"enable_pphlo_profile": True}, protocol, flat, lowered.outputs
+    )
     traffic = _read_traffic(log.read_text())
     log.unlink()
     log.parent.rmdir()
     return Simulation(outputs, traffic)
-
-
-def _run(
-    executable: spu.Executable,
-    config: Mapping[str, Any],
-    protocol: ProtocolName,
-    arrays: Sequence[Array],
-    outputs: Sequence[tuple[str, tuple[int, ...]]],
-) -> tuple[Array, ...]:
-    from spu.utils.simulation import Simulator
-
-    simulator = Simulator(len(computing_roles(protocol)), make_runtime_config(config))
-    results = simulator(executable, *arrays)
-    return tuple(
-        np.asarray(result).astype(dtype, copy=False).reshape(shape)
-        for result, (dtype, shape) in zip(results, outputs, strict=True)
-    )
 
 
 def _as_declared(value: Any, spec: Any) -> Array:

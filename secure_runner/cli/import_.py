@@ -54,6 +54,12 @@ Examples:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Sample inputs, .npy or .npz by input name: ranges are recorded and enforced.",
 )
+@click.option(
+    "--self-check/--no-self-check",
+    default=True,
+    show_default=True,
+    help="Run the compiled program once, here, and refuse it if it differs from the model.",
+)
 def import_(
     source: str,
     name: str | None,
@@ -61,6 +67,7 @@ def import_(
     batch_sizes: Sequence[int],
     shapes: Sequence[str],
     calibration: Path | None,
+    self_check: bool,
 ) -> None:
     """Convert SOURCE, compile it for SPU, and save it as two BentoML models.
 
@@ -83,6 +90,8 @@ def import_(
             model,
             protocol=cast(ProtocolName, protocol),
             batch_sizes=tuple(batch_sizes) or DEFAULT_BATCH_SIZES,
+            self_check=self_check,
+            samples=samples,
         )
     for warning in model.report.warnings:
         console.print(f"warning: {warning}", style="yellow")

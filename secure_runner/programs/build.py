@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 from secure_runner.errors import ProgramError
 from secure_runner.programs.compiler import compile_ladder
 from secure_runner.programs.leaks import check_no_leak
-from secure_runner.programs.lowering import lower
+from secure_runner.programs.lowering import Lowered, lower
 from secure_runner.programs.manifest import (
     ExecutableSpec,
     InputRange,
@@ -20,6 +21,7 @@ from secure_runner.programs.manifest import (
 )
 from secure_runner.programs.names import output_name
 from secure_runner.programs.preflight import check_lowered
+from secure_runner.programs.self_check import check_answers
 from secure_runner.programs.transcripts import record_transcripts
 from secure_runner.protocols import ProtocolName
 from secure_runner.versions import package_versions
@@ -40,21 +42,27 @@ def build_program(
     *,
     protocol: ProtocolName,
     batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
+    self_check: bool = True,
+    samples: Sequence[Any] | None = None,
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Compile a model for a ladder of batch sizes.
 
     Args:
         name: the model's name, for people.
-        model: a converted model; its weights are used for the leak check alone and do not enter the result.
+        model: a converted model; its weights are used for checks alone and do not enter the result.
         protocol: default protocol of deployments. With semi2k, what a dealer will be asked for is
             recorded too.
         batch_sizes: the ladder; a batch is padded to the next size.
+        self_check: whether to run the result and compare it with the model
+            (`secure_runner.programs.self_check`).
+        samples: rows for that, one array for each of the model's inputs; made up where there are none.
 
     Returns:
         The manifest, and the content of each file that it names.
 
     Raises:
         LeakError: a trained value would become public.
+        SelfCheckError: the compiled program computes something else than the model.
         ProgramError: the model cannot be lowered or compiled.
     """
     sizes = sorted(set(batch_sizes))
@@ -68,10 +76,20 @@ def build_program(
         for key, value in sorted(model.params.items())
     )
     private_inputs = tuple(_tensor(tensor) for tensor in model.private_inputs)
-    executables = _compile(model, params, private_inputs, sizes)
+    ladder = [lower(model.private_predict, params, private_inputs, size) for size in sizes]
+    executables = _compile(model, ladder)
     transcripts: dict[int, bytes] = {}
-    if protocol == "semi2k":
-        transcripts = record_transcripts(executables, params, private_inputs, numeric)
+    with ThreadPoolExecutor(1) as beside:  # each waits for a process of its own
+        checked: Future[None] | None = None
+        if self_check:
+            codes = list(executables.values())
+            checked = beside.submit(
+                check_answers, model, ladder, codes, protocol=protocol, numeric=numeric, samples=samples
+            )
+        if protocol == "semi2k":
+            transcripts = record_transcripts(executables, params, private_inputs, numeric)
+        if checked is not None:
+            checked.result()
     entries = tuple(_entry(size, code, transcripts.get(size)) for size, code in executables.items())
     manifest = _describe(name, model, protocol, numeric, params, entries)
     files = {entry.file: executables[entry.batch_size] for entry in entries}
@@ -81,15 +99,12 @@ def build_program(
     return manifest, files | recorded
 
 
-def _compile(
-    model: ConvertedModel, params: Sequence[TensorSpec], inputs: Sequence[TensorSpec], sizes: Sequence[int]
-) -> dict[int, bytes]:
-    ladder = [lower(model.private_predict, params, inputs, size) for size in sizes]
+def _compile(model: ConvertedModel, ladder: Sequence[Lowered]) -> dict[int, bytes]:
     check_lowered(ladder[0])
     compiled = compile_ladder(ladder, [output_name(tensor.name) for tensor in model.private_outputs])
     for code in compiled:
         check_no_leak(code.decode("utf-8", errors="ignore"), model.params)
-    return dict(zip(sizes, compiled, strict=True))
+    return {lowered.batch_size: code for lowered, code in zip(ladder, compiled, strict=True)}
 
 
 def _entry(batch_size: int, code: bytes, transcript: bytes | None) -> ExecutableSpec:

@@ -11,12 +11,24 @@ from typing import Any
 from secure_runner.errors import ProgramError
 from secure_runner.frames import Bytes, Frame, FrameError, Kind, decode, encode
 
-__all__ = ["answer", "ask"]
+__all__ = ["ChildTimeoutError", "answer", "ask"]
 
 _TIMEOUT_S = 3600.0
 
 
-def ask(module: str, what: str, meta: Mapping[str, Any], parts: Sequence[Bytes]) -> list[bytes]:
+class ChildTimeoutError(ProgramError):
+    """The work was not done in time."""
+
+
+def ask(
+    module: str,
+    what: str,
+    meta: Mapping[str, Any],
+    parts: Sequence[Bytes],
+    *,
+    timeout_s: float = _TIMEOUT_S,
+    environment: Mapping[str, str] | None = None,
+) -> list[bytes]:
     """Run ``python -m module`` on one job and return its answer.
 
     Args:
@@ -24,23 +36,39 @@ def ask(module: str, what: str, meta: Mapping[str, Any], parts: Sequence[Bytes])
         what: the work, for people, as the subject of a sentence.
         meta: JSON of the job.
         parts: bytes of the job.
+        timeout_s: when to give the process up.
+        environment: added to this process's own.
 
     Raises:
-        ProgramError: the process died, refused or took too long; with the last it said.
+        ChildTimeoutError: it took too long.
+        ProgramError: the process died or refused; with the last it said.
     """
     job = b"".join(encode(Frame(Kind.START, 0, meta, parts)))
     command = [sys.executable, "-m", module]
     try:
-        done = subprocess.run(command, input=job, capture_output=True, timeout=_TIMEOUT_S, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command,
+            input=job,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+            env={**os.environ, **(environment or {})},
+        )
     except subprocess.TimeoutExpired:
-        raise ProgramError(f"{what} did not finish in {_TIMEOUT_S:.0f} s; the model is too large") from None
+        reason = f"{what} did not finish in {timeout_s:.0f} s; the model is too large"
+        raise ChildTimeoutError(reason) from None
     try:
         return [bytes(part) for part in decode(done.stdout).parts]
     except FrameError:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ProgramError(
-            f"{what} failed (exit code {done.returncode}): {said[-1] if said else 'it said nothing'}"
-        ) from None
+        said = _last_words(done.stderr.decode(errors="replace"))
+        raise ProgramError(f"{what} failed (exit code {done.returncode}): {said}") from None
+
+
+def _last_words(stderr: str) -> str:
+    """The last line that is no frame of a C++ stack."""
+    lines = [line.strip() for line in stderr.splitlines()]
+    told = [line for line in lines if line and not line.lower().startswith(("#", "stacktrace"))]
+    return told[-1] if told else "it said nothing"
 
 
 def answer(work: Callable[[Frame], Sequence[bytes]]) -> None:

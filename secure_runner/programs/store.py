@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import bentoml
 import numpy as np
@@ -42,6 +42,8 @@ def save_model(
     *,
     protocol: ProtocolName = "semi2k",
     batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
+    self_check: bool = True,
+    samples: Sequence[Any] | None = None,
 ) -> SavedModel:
     """Compile a model and save it in the BentoML model store.
 
@@ -53,15 +55,20 @@ def save_model(
         model: what ``from_onnx`` or ``from_flax`` returned.
         protocol: default protocol of deployments.
         batch_sizes: the ladder of batch sizes to compile.
+        self_check: whether to run the program once, here, and compare it with the model.
+        samples: rows for that, one array for each of the model's inputs; made up where there are none.
 
     Returns:
         The tags of both entries and the program's digest, which a data owner can pin.
 
     Raises:
         LeakError: a trained value would become part of the program.
+        SelfCheckError: the compiled program computes something else than the model.
         ProgramError: the model cannot be compiled, or BentoML does not take the name.
     """
-    manifest, executables = build_program(name, model, protocol=protocol, batch_sizes=batch_sizes)
+    manifest, executables = build_program(
+        name, model, protocol=protocol, batch_sizes=batch_sizes, self_check=self_check, samples=samples
+    )
     labels = {"protocol": protocol, "program": manifest.digest[:32]}
     try:
         with bentoml.models.create(name, module=_MODULE, labels=labels) as program:
