@@ -33,7 +33,8 @@ from secure_runner.protocols import ProtocolName
 from secure_runner.runner.dedup import RecentRequests
 from secure_runner.runner.ladder import Ladder
 from secure_runner.runner.lanes import LanePool
-from secure_runner.runner.queue import Arrays, BatchQueue, Part
+from secure_runner.runner.queue import BatchQueue
+from secure_runner.runner.slices import Arrays, Part
 from secure_runner.sessions.keeper import (
     Oversight,
     PartyFiles,
@@ -99,7 +100,7 @@ class Deployment:
                 self._ladder,
                 self._run,
                 self._pool.wait_for_session,
-                concurrency=len(self._keeper.lanes),
+                lanes=len(self._keeper.lanes),
             )
 
     async def start(self) -> None:

@@ -56,6 +56,10 @@ class Ladder:
         """
         return min(self.batch_sizes, key=lambda size: self._rest_s(rows, size))
 
+    def expected_s(self, rows: int) -> float:
+        """Expected time until all ``rows`` are answered, run as :meth:`first_rung` says, in seconds."""
+        return min(self._rest_s(rows, size) for size in self.batch_sizes)
+
     def _rest_s(self, rows: int, first: int) -> float:
         runs = -(-rows // first)
         full, rest = divmod(rows, first)

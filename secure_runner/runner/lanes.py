@@ -1,4 +1,4 @@
-"""Which lane runs the next batch: any that serves and is free."""
+"""Which lane takes the next batch: of those that serve, the one with the fewest."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from collections.abc import AsyncIterator, Sequence
 from secure_runner.sessions.keeper import Lane
 from secure_runner.sessions.process import PartyProcess
 
-__all__ = ["LanePool"]
+__all__ = ["BATCHES_A_LANE", "LanePool"]
+
+BATCHES_A_LANE = 2
+"""One runs, and the shares of the next one travel meanwhile."""
 
 _NOTICE_S = 0.01
 
 
 class LanePool:
-    """The data owner's processes of all lanes, one batch at a time each."""
+    """The data owner's processes of all lanes.
+
+    A lane takes a second batch while it runs one: while a batch runs, the shares of the next one travel and
+    the outputs of the one before are put together.
+    """
 
     def __init__(self, lanes: Sequence[Lane], data_owner: str) -> None:
         self._lanes = lanes
         self._members = [next(m for m in lane.members if m.party == data_owner) for lane in lanes]
-        self._busy: set[int] = set()
+        self._batches = [0] * len(lanes)
         self._freed = asyncio.Event()
 
     def any_serving(self) -> bool:
@@ -35,21 +42,21 @@ class LanePool:
 
     @contextlib.asynccontextmanager
     async def process(self) -> AsyncIterator[PartyProcess]:
-        """A serving process that is free, for one batch; waits for one."""
+        """A serving process for one batch; waits for one."""
         index, process = await self._take()
         try:
             yield process
         finally:
-            self._busy.discard(index)
+            self._batches[index] -= 1
             self._freed.set()
 
     async def _take(self) -> tuple[int, PartyProcess]:
         while True:
             serving = [index for index, lane in enumerate(self._lanes) if lane.state.serving.is_set()]
             processes = {index: self._members[index].process for index in serving}
-            for index, process in processes.items():
-                if index not in self._busy and process is not None and process.alive:
-                    self._busy.add(index)
+            for index, process in sorted(processes.items(), key=lambda item: self._batches[item[0]]):
+                if self._batches[index] < BATCHES_A_LANE and process is not None and process.alive:
+                    self._batches[index] += 1
                     return index, process
             if not all(process is not None and process.alive for process in processes.values()):
                 # One has just died, and its lane is about to notice: rows sent to it would be lost.

@@ -1,0 +1,65 @@
+"""When to wait for more rows, although a lane is free."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from secure_runner.runner.ladder import Ladder
+
+__all__ = ["Linger"]
+
+_LONGEST_S = 0.1
+_LOOK_EVERY_S = 0.001
+_WEIGHT_OF_NEWEST = 0.2
+
+
+class Linger:
+    """Waits while more rows are likely to come, and worth it.
+
+    Clients that were answered a moment ago mostly ask again. A run of few rows costs about as much as a run
+    of many, so a moment's wait can serve all of them sooner: as long as the rows of all, answered after the
+    wait, are more a second than the rows that are there, answered without it. How fast clients come back is
+    measured; where they come slower than that, nobody waits for them.
+    """
+
+    def __init__(self, ladder: Ladder) -> None:
+        self._ladder = ladder
+        self._returning = 0
+        """Rows of clients that were answered and have not asked again."""
+        self._gap_s = 0.0
+        """Usual time from an answer to the next arrival."""
+        self._answered_s: float | None = None
+        self._latest_s = 0.0
+
+    def answered(self, rows: int) -> None:
+        """Requests of so many rows have just been answered."""
+        self._returning = rows
+        self._answered_s = self._latest_s = time.monotonic()
+
+    def arrived(self, rows: int) -> None:
+        """Rows have come."""
+        now = time.monotonic()
+        if self._answered_s is not None:
+            self._gap_s += _WEIGHT_OF_NEWEST * (now - self._answered_s - self._gap_s)
+            self._answered_s = None
+        self._returning = max(0, self._returning - rows)
+        self._latest_s = now
+
+    async def wait(self, waiting: Callable[[], int]) -> None:
+        """Wait as long as it is worth it; ``waiting`` counts the rows that are there."""
+        began = time.monotonic()
+        while (rows := waiting()) and self._is_worth(rows, time.monotonic() - began):
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _is_worth(self, rows: int, waited_s: float) -> bool:
+        expected = min(self._ladder.largest, rows + self._returning)
+        if expected <= rows:
+            return False
+        run_s = self._ladder.expected_s
+        if waited_s >= min(run_s(expected), _LONGEST_S):
+            return False
+        worth_s = run_s(rows) * expected / rows - run_s(expected)
+        silent_s = time.monotonic() - self._latest_s
+        return max(silent_s, self._gap_s) < worth_s and silent_s <= 2 * self._gap_s + _LOOK_EVERY_S

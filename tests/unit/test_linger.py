@@ -1,0 +1,135 @@
+"""Waiting for more rows: for clients that come back, as fast as they do, and while it is worth it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from secure_runner.runner import linger as linger_module
+from secure_runner.runner.ladder import Ladder
+from secure_runner.runner.linger import Linger
+from secure_runner.runner.queue import BatchQueue
+
+
+class Clock:
+    """Time that passes when somebody sleeps; rows come at given times."""
+
+    def __init__(self, linger: Linger, arrivals: Sequence[float]) -> None:
+        self.now = 0.0
+        self.rows = 0
+        self._linger = linger
+        self._arrivals = sorted(arrivals)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+
+    def advance(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self._arrivals and self._arrivals[0] <= until:
+            self.now = self._arrivals.pop(0)
+            self.rows += 1
+            self._linger.arrived(1)
+        self.now = until
+
+
+def _waited(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    usual_gap_s: float,
+    answered: int,
+    arrivals: Sequence[float],
+    run_s: float = 0.02,
+) -> tuple[float, int]:
+    """Seconds waited and rows then there, where ``answered`` clients were answered at time 0."""
+    ladder = Ladder((1, 8, 32))
+    for size in ladder.batch_sizes:
+        ladder.measured(size, run_s)
+    linger = Linger(ladder)
+    clock = Clock(linger, [])
+    monkeypatch.setattr(linger_module.time, "monotonic", clock.monotonic)
+    monkeypatch.setattr(linger_module.asyncio, "sleep", clock.sleep)
+    for _ in range(30):
+        linger.answered(1)
+        clock.advance(usual_gap_s)
+        linger.arrived(1)
+    clock.now = 0.0
+    linger.answered(answered)
+    clock._arrivals = sorted(arrivals)
+    clock.advance(0.001)
+    began = clock.now
+    asyncio.run(linger.wait(lambda: clock.rows))
+    return clock.now - began, clock.rows
+
+
+def test_clients_that_come_back_at_once_share_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen were answered and ask again within some milliseconds: all go together, at once then."""
+    arrivals = [0.001 + 0.0005 * n for n in range(16)]
+    waited_s, rows = _waited(monkeypatch, usual_gap_s=0.001, answered=16, arrivals=arrivals)
+    assert rows == 16
+    assert waited_s < 0.012
+
+
+def test_nobody_waits_for_clients_that_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They usually come back later than a run takes."""
+    waited_s, rows = _waited(monkeypatch, usual_gap_s=0.5, answered=4, arrivals=[0.001, 0.4])
+    assert (waited_s, rows) == (0.0, 1)
+
+
+def test_nobody_waits_for_a_client_that_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After twice the usual time it is not expected any more."""
+    waited_s, rows = _waited(monkeypatch, usual_gap_s=0.002, answered=2, arrivals=[0.001])
+    assert rows == 1
+    assert waited_s < 0.008
+
+
+def test_a_full_batch_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing to gain."""
+    waited_s, rows = _waited(monkeypatch, usual_gap_s=0.001, answered=64, arrivals=[0.001] * 32)
+    assert (waited_s, rows) == (0.0, 32)
+
+
+def test_a_wait_ends_where_it_costs_more_than_it_brings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that trickle in are waited for no longer than a run takes."""
+    arrivals = [0.001 + 0.004 * n for n in range(32)]
+    waited_s, rows = _waited(monkeypatch, usual_gap_s=0.003, answered=32, arrivals=arrivals, run_s=0.01)
+    assert 1 < rows < 6
+    assert waited_s < 0.012
+
+
+def test_two_clients_in_turn_are_merged() -> None:
+    """Two closed loops share every batch, instead of each waiting for the other's."""
+
+    async def main() -> list[int]:
+        batches: list[int] = []
+
+        async def run(batch_size: int, arrays: dict[str, np.ndarray], parts: Sequence[object]) -> object:
+            batches.append(len(parts))
+            await asyncio.sleep(0.02)
+            return {"y": arrays["x"]}, 0.02
+
+        async def always() -> None:
+            return
+
+        ladder = Ladder((1, 8))
+        queue = BatchQueue(ladder, run, always)  # type: ignore[arg-type]
+        dispatching = asyncio.create_task(queue.dispatch())
+
+        async def client() -> None:
+            for _ in range(25):
+                await queue.submit({"x": np.zeros((1, 2), np.float32)})
+
+        first = asyncio.create_task(client())
+        await asyncio.sleep(0.01)
+        await asyncio.gather(first, client())
+        queue.stop()
+        dispatching.cancel()
+        return batches
+
+    batches = asyncio.run(main())
+    assert batches.count(2) >= 15
