@@ -10,7 +10,6 @@ All integers are little-endian. Parts are opaque bytes; ``meta`` says what they 
 from __future__ import annotations
 
 import enum
-import json
 import math
 import operator
 import re
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 __all__ = [
     "LENGTH",
@@ -96,7 +96,7 @@ class ByteReader(Protocol):
 
 def encode(frame: Frame) -> list[Bytes]:
     """The frame as a list of buffers, ready for ``writelines``; arrays are not copied."""
-    meta = json.dumps(frame.meta, separators=(",", ":")).encode() if frame.meta else b""
+    meta = orjson.dumps(frame.meta) if frame.meta else b""
     lengths = struct.pack(f"<{len(frame.parts)}Q", *(_size(part) for part in frame.parts))
     head = _HEAD.pack(_MAGIC, int(frame.kind), len(meta), frame.id, len(frame.parts))
     return [head + lengths + meta, *frame.parts]
@@ -209,8 +209,8 @@ def _parse_head(view: memoryview) -> tuple[Kind, int, int, int]:
 
 def _body(kind: Kind, id_: int, view: memoryview, meta_len: int, lengths: Sequence[int]) -> Frame:
     try:
-        meta = json.loads(bytes(view[:meta_len])) if meta_len else {}
-    except (ValueError, RecursionError):
+        meta = orjson.loads(view[:meta_len]) if meta_len else {}
+    except ValueError:
         raise FrameError("a frame's meta is not JSON") from None
     if not isinstance(meta, dict):
         raise FrameError("a frame's meta is not a JSON object")

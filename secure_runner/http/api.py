@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import async_timeout
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,9 +28,10 @@ from secure_runner.http.body import (
     PROGRAM_HEADER,
     REQUEST_ID_HEADER,
     TRACE_HEADER,
+    checked_request_id,
     deadline_s_of,
+    new_request_id,
     read_body,
-    request_id_of,
 )
 from secure_runner.http.codecs import JSON, decode_body, encoding_for, media_type_of
 from secure_runner.http.codes import RequestError, public_error
@@ -54,7 +56,7 @@ class Exchange:
 
     request: Request
     endpoint: str
-    request_id: str
+    request_id: str = field(default_factory=new_request_id)
     started_s: float = field(default_factory=time.monotonic)
     client: str | None = None
     rows: int = 0
@@ -174,10 +176,10 @@ class PredictionApi:
         respond: Callable[[Exchange], Awaitable[Response]],
         render_error: RenderError | None,
     ) -> tuple[Exchange, str, Response]:
-        exchange = Exchange(request, endpoint, request_id=request_id_of(None))
-        code = "ok"
+        exchange, code = Exchange(request, endpoint), "ok"
         try:
-            exchange.request_id = request_id_of(request.headers.get(REQUEST_ID_HEADER))
+            if (sent := request.headers.get(REQUEST_ID_HEADER)) is not None:
+                exchange.request_id = checked_request_id(sent)
             exchange.client = self._authenticator.client_of(request.headers.get("authorization"))
             response = await respond(exchange)
         except SecureRunnerError as error:
@@ -209,7 +211,8 @@ class PredictionApi:
             inputs, request_id=exchange.request_id, deadline_s=left_s, client=exchange.client
         )
         try:
-            outputs = await asyncio.wait_for(computed, left_s)
+            async with async_timeout.timeout(left_s):
+                outputs = await computed
         except asyncio.TimeoutError:
             raise DeadlineError(
                 f"the deadline of {deadline_s:g} s passed before the answer was there"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-import uuid
+import secrets
 
+import async_timeout
 from starlette.requests import ClientDisconnect, Request
 
 from secure_runner.http.codes import RequestError
@@ -16,10 +17,11 @@ __all__ = [
     "PROGRAM_HEADER",
     "REQUEST_ID_HEADER",
     "TRACE_HEADER",
+    "checked_request_id",
     "deadline_s_of",
     "is_request_id",
+    "new_request_id",
     "read_body",
-    "request_id_of",
 ]
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -31,14 +33,17 @@ TRACE_HEADER = "traceparent"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-def request_id_of(sent: str | None) -> str:
-    """The client's request id, or a new one. It goes into logs, so its characters are restricted.
+def new_request_id() -> str:
+    """An id for a request whose client gave it none."""
+    return secrets.token_hex(16)
+
+
+def checked_request_id(sent: str) -> str:
+    """The client's request id. It goes into logs, so its characters are restricted.
 
     Raises:
         RequestError: ``bad_header``.
     """
-    if sent is None:
-        return uuid.uuid4().hex
     if not is_request_id(sent):
         raise RequestError("bad_header", "X-Request-Id has 1 to 128 characters out of A-Z a-z 0-9 . _ : -")
     return sent
@@ -84,7 +89,8 @@ async def read_body(request: Request, settings: HttpSettings) -> bytes:
     if announced.isascii() and announced.isdigit() and int(announced[:20]) > settings.max_body_bytes:
         raise _too_large(settings)
     try:
-        return await asyncio.wait_for(_read(request, settings), settings.body_timeout_s)
+        async with async_timeout.timeout(settings.body_timeout_s):
+            return await _read(request, settings)
     except asyncio.TimeoutError:
         raise RequestError(
             "body_timeout", f"the body did not arrive within {settings.body_timeout_s:g} s"
