@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["PROTOCOL_NAMES", "Served", "Workbench"]
 
 _LANES_TIMEOUT_S = 180.0
+_SETTLE_TIMEOUT_S = 60.0
 PROTOCOL_NAMES: tuple[ProtocolName, ...] = ("aby3", "semi2k", "cheetah")
 
 
@@ -42,6 +43,20 @@ class Served:
     def parties(self) -> dict[str, int]:
         """Party name to process id, of the parties in session."""
         return serving.parties_of(self.server)
+
+    def settle(self) -> None:
+        """Wait until each party has a process that stands by, its imports done, and nothing computes.
+
+        Raises:
+            RuntimeError: that takes too long.
+        """
+        until = time.monotonic() + _SETTLE_TIMEOUT_S
+        while time.monotonic() < until:
+            parties = [process for process in self.server.children(recursive=True) if _is_party(process)]
+            if len(parties) == 2 * len(self.parties().keys() - {"dealer"}) and _are_idle(parties):
+                return
+            time.sleep(0.2)
+        raise RuntimeError(f"no warm standby processes after {_SETTLE_TIMEOUT_S:.0f} s")
 
 
 @dataclass
@@ -77,7 +92,7 @@ class Workbench:
             self._bentos[key] = serving.build(saved.program, os.environ)
         return self._bentos[key]
 
-    @contextmanager
+    @contextlib.contextmanager
     def serve(
         self,
         model: NamedMlp,
@@ -94,9 +109,11 @@ class Workbench:
             ready_s = time.monotonic() - started
             with Load(url, model.rows, model.expected, self.home) as load:
                 load.run(clients=1, requests=3)
-                yield Served(url, server, load, log, ready_s)
+                served = Served(url, server, load, log, ready_s)
+                served.settle()
+                yield served
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def deployment(self, tag: str, *, lanes: int = 1) -> AsyncIterator[Deployment]:
         """A saved program embedded in this process, without BentoML and HTTP, once all lanes serve.
 
@@ -121,3 +138,21 @@ class Workbench:
             yield deployment
         finally:
             await deployment.stop()
+
+
+def _is_party(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "secure_runner.party" in process.cmdline()
+    return False
+
+
+def _are_idle(processes: Sequence[psutil.Process]) -> bool:
+    def used_s() -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+    try:
+        before = used_s()
+        time.sleep(1.0)
+        return used_s() - before < 0.25
+    except psutil.Error:
+        return False

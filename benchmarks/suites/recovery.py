@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -11,7 +10,6 @@ from collections.abc import Iterator
 
 import httpx
 import numpy as np
-import psutil
 
 from benchmarks.models import NamedMlp, mlp
 from benchmarks.records import Record
@@ -22,8 +20,6 @@ __all__ = ["run"]
 SUITE = "recovery"
 _TOLERANCE = 2e-2
 _GIVE_UP_S = 60.0
-_STANDBY_TIMEOUT_S = 60.0
-_SETTLE_S = 1.0
 
 
 def run(bench: Workbench) -> Iterator[Record]:
@@ -34,7 +30,8 @@ def run(bench: Workbench) -> Iterator[Record]:
         with bench.serve(model, name) as served:
             seconds, refused = [], 0
             for _ in range(kills):
-                _wait_for_standbys(served)
+                # A second fault before the next processes are warm would measure their imports.
+                served.settle()
                 os.kill(served.parties()[chosen.choice(sorted(served.parties()))], signal.SIGKILL)
                 took_s, unavailable = _until_right(served, model)
                 seconds.append(took_s)
@@ -73,33 +70,3 @@ def _until_right(served: Served, model: NamedMlp) -> tuple[float, int]:
             refused += 1
             time.sleep(0.05)
     raise RuntimeError(f"no answer for {_GIVE_UP_S:.0f} s after a party was killed")
-
-
-def _wait_for_standbys(served: Served) -> None:
-    """A second fault before the next processes are warm would measure their imports."""
-    until = time.monotonic() + _STANDBY_TIMEOUT_S
-    while time.monotonic() < until:
-        parties = [p for p in served.server.children(recursive=True) if _is_party(p)]
-        if len(parties) == 2 * len(served.parties()) and _is_idle(parties):
-            time.sleep(_SETTLE_S)
-            return
-        time.sleep(0.2)
-    raise RuntimeError(f"no warm standby processes after {_STANDBY_TIMEOUT_S:.0f} s")
-
-
-def _is_party(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return "secure_runner.party" in process.cmdline()
-    return False
-
-
-def _is_idle(processes: list[psutil.Process]) -> bool:
-    def used_s() -> float:
-        return sum(sum(process.cpu_times()[:2]) for process in processes)
-
-    try:
-        before = used_s()
-        time.sleep(1.0)
-        return used_s() - before < 0.25
-    except psutil.Error:
-        return False
