@@ -76,7 +76,7 @@ def import_(
 
     NAME holds the program, which may be given away; NAME-params holds the weights, which may not.
     """
-    from secure_runner.programs.build import DEFAULT_BATCH_SIZES
+    from secure_runner.programs.manifest import DEFAULT_BATCH_SIZES
     from secure_runner.programs.store import save_model
 
     console = Console()

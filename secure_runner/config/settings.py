@@ -124,7 +124,7 @@ class Retries(FrozenSettings):
 
     first_interval_s: Seconds = 0.2
     """Wait after the first failed attempt; doubled after each further one."""
-    longest_interval_s: Seconds = 5.0
+    longest_interval_s: Seconds = 1.0
     """The wait is never longer than this."""
 
 

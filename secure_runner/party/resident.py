@@ -37,6 +37,14 @@ if TYPE_CHECKING:
 __all__ = ["Resident", "ResidentRuntime", "ResidentSpu"]
 
 _CONNECT_RETRY_INTERVAL_MS = 100
+_SEND_RETRIES = {
+    "max_retry": 15,
+    "retry_interval_ms": 50,
+    "retry_interval_incr_ms": 50,
+    "max_retry_interval_ms": 1000,
+}
+"""Of one message; 6 s in all. The first message goes to a peer whose socket may open a moment later: SPU's
+own second of waiting there was most of the time that a session took to start."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +210,8 @@ def _link_desc(spec: SessionSpec) -> spu.link.Desc:
     desc.connect_retry_times = max(
         1, int(cluster.timeouts.connect_timeout_s * 1000 / _CONNECT_RETRY_INTERVAL_MS)
     )
+    for name, value in _SEND_RETRIES.items():
+        setattr(desc.retry_opts, name, value)
     desc.recv_timeout_ms = int(cluster.timeouts.run_timeout_s * 1000)
     desc.http_timeout_ms = int(cluster.timeouts.recv_timeout_s * 1000)
     desc.disable_msg_seq_id = protocol(cluster.protocol).link_without_sequence_ids

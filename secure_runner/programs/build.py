@@ -12,6 +12,7 @@ from secure_runner.programs.compiler import compile_ladder
 from secure_runner.programs.leaks import check_no_leak
 from secure_runner.programs.lowering import Lowered, lower
 from secure_runner.programs.manifest import (
+    DEFAULT_BATCH_SIZES,
     ExecutableSpec,
     InputRange,
     LocalStepSpec,
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
     from converters import LocalStep as ModelStep
     from converters import TensorSpec as ModelTensor
 
-__all__ = ["DEFAULT_BATCH_SIZES", "build_program"]
-
-DEFAULT_BATCH_SIZES = (1, 8, 32)
+__all__ = ["build_program"]
 
 
 def build_program(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from secure_runner.protocols import ProtocolName
 
 __all__ = [
+    "DEFAULT_BATCH_SIZES",
     "MANIFEST_FORMAT",
     "ExecutableSpec",
     "InputRange",
@@ -21,6 +22,8 @@ __all__ = [
 ]
 
 MANIFEST_FORMAT: Literal[1] = 1
+DEFAULT_BATCH_SIZES = (1, 8, 32)
+"""The ladder of a program for which none was chosen."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -12,9 +12,8 @@ import numpy as np
 from bentoml.exceptions import BentoMLException, NotFound
 
 from secure_runner.errors import ProgramError
-from secure_runner.programs.build import DEFAULT_BATCH_SIZES, build_program
 from secure_runner.programs.files import read_program, write_program
-from secure_runner.programs.manifest import Manifest
+from secure_runner.programs.manifest import DEFAULT_BATCH_SIZES, Manifest
 from secure_runner.protocols import ProtocolName
 
 if TYPE_CHECKING:
@@ -66,6 +65,9 @@ def save_model(
         SelfCheckError: the compiled program computes something else than the model.
         ProgramError: the model cannot be compiled, or BentoML does not take the name.
     """
+    # The store is read by servers too, which never compile and start faster without JAX.
+    from secure_runner.programs.build import build_program
+
     manifest, executables = build_program(
         name, model, protocol=protocol, batch_sizes=batch_sizes, self_check=self_check, samples=samples
     )

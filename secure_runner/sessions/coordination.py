@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,6 +38,8 @@ __all__ = [
 _log = logging.getLogger(__name__)
 _LOG_INTERVAL_S = 5.0
 _KEPT_REFUSALS = 32
+_CONNECT_TIMEOUT_S = 2.0
+"""For TCP alone: half a dozen of the longest round trips on Earth."""
 
 Progress = Callable[[str], None]
 
@@ -187,8 +190,16 @@ async def open_wire(settings: PartySettings, leader: str) -> Wire:
     options: dict[str, Any] = {}
     if material is not None:
         options = {"ssl": client_context(material, leader), "server_hostname": leader}
-    connecting = asyncio.open_connection(address.host, address.port, **options)
-    reader, writer = await asyncio.wait_for(connecting, settings.cluster.timeouts.handshake_timeout_s)
+    timeout_s = settings.cluster.timeouts.handshake_timeout_s
+    # After a cut, the kernel repeats an unanswered attempt ever more slowly: a new one is there sooner.
+    connect_s = min(timeout_s, _CONNECT_TIMEOUT_S)
+    sock = await asyncio.to_thread(socket.create_connection, (address.host, address.port), connect_s)
+    sock.setblocking(False)
+    try:
+        reader, writer = await asyncio.wait_for(asyncio.open_connection(sock=sock, **options), timeout_s)
+    except BaseException:
+        sock.close()
+        raise
     return Wire(reader, writer, settings.cluster.limits.coordination_message_bytes)
 
 

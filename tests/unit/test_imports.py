@@ -84,6 +84,8 @@ def test_importing_the_package_is_light_and_does_nothing():
         ("secure_runner.spu_config", {"jax", "spu", "secretflow", "bentoml"}),
         ("secure_runner.runner.queue", {"jax", "spu", "secretflow", "bentoml"}),
         ("secure_runner.sessions.leader", {"jax", "spu", "secretflow", "bentoml"}),
+        ("secure_runner.runner.service", {"jax", "onnx", "spu", "secretflow", "pandas"}),
+        ("secure_runner.programs.store", {"jax", "onnx", "spu", "secretflow"}),
         ("secure_runner.party.__main__", {"jax", "spu", "secretflow", "bentoml", "converters"}),
     ],
 )
