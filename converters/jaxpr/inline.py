@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax import core
 
 __all__ = ["Traced", "trace"]
@@ -104,10 +105,15 @@ def _inline(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, core.Literal) else known[atom]
 
+    made = {var: eqn for eqn in jaxpr.eqns for var in eqn.outvars}
     for eqn in jaxpr.eqns:
         values = [read(atom) for atom in eqn.invars]
         body = eqn.params.get(_CALLS.get(eqn.primitive.name, ""))
-        if body is None:
+        if eqn.primitive.name == "device_put" and not isinstance(values[0], core.Tracer):
+            results: Sequence[Any] = values  # a constant is where it is
+        elif eqn.primitive.name == "transpose":
+            results = [_transposed(eqn, values[0], made, read)]
+        elif body is None:
             results = _bind(eqn, values)
         elif isinstance(body, core.ClosedJaxpr):
             results = _inline(body.jaxpr, body.consts, values)
@@ -115,6 +121,23 @@ def _inline(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]
             results = _inline(body, (), values)
         known.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _transposed(eqn: Any, value: Any, made: Mapping[Any, Any], read: Callable[[Any], Any]) -> Any:
+    """Constants transposed in numpy, before or behind a change of type.
+
+    XLA folds the transpose of a constant into its layout, which SPU's compiler drops: it would compute with
+    the elements in the wrong order.
+    """
+    order = eqn.params["permutation"]
+    if not isinstance(value, core.Tracer):
+        return np.ascontiguousarray(np.transpose(np.asarray(value), order))
+    cast = made.get(eqn.invars[0])
+    if cast is not None and cast.primitive.name == "convert_element_type":
+        constant = read(cast.invars[0])
+        if not isinstance(constant, core.Tracer):
+            return _bind(cast, [np.ascontiguousarray(np.transpose(np.asarray(constant), order))])[0]
+    return _bind(eqn, [value])[0]
 
 
 def _bind(eqn: Any, values: Sequence[Any]) -> Sequence[Any]:

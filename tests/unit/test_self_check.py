@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from converters import from_flax
+from converters import ConvertedModel, from_flax
+from converters import TensorSpec as ModelTensor
 from secure_runner.errors import ProgramError
 from secure_runner.programs import self_check
 from secure_runner.programs.build import build_program
@@ -24,7 +25,13 @@ SCALE = {"scale": np.full((), 1.5, np.float32)}
 
 
 def _transposes_a_constant(variables, x):
-    return x @ jnp.asarray(TABLE).T.astype(jnp.float32) * variables["scale"]
+    return (x @ jnp.asarray(TABLE).T.astype(jnp.float32) * variables["scale"],)
+
+
+def _by_hand(function):
+    """A model that no converter has looked at."""
+    x, y = ModelTensor("x", "float32", (None, 4)), ModelTensor("y", "float32", (None, 3))
+    return ConvertedModel(SCALE, (x,), (y,), (x,), (y,), function)
 
 
 def _checked(function, rows, *, variables=None, samples=None, compiled_as=None):
@@ -41,19 +48,26 @@ def _checked(function, rows, *, variables=None, samples=None, compiled_as=None):
 
 def test_a_transposed_constant_is_refused():
     """SPU drops its layout and computes with the elements in the wrong order."""
-    model = from_flax(_transposes_a_constant, SCALE, ROWS)
+    model = _by_hand(_transposes_a_constant)
     wrong = np.abs(simulate(model, ROWS)[0] - ROWS @ TABLE.T * 1.5).max()
     assert wrong > 1, "SPU compiles it rightly now: this test, and the words about it, can go"
-    with pytest.raises(SelfCheckError, match=r"'output_0'.*at most 0\.05.*self_check=False") as caught:
+    with pytest.raises(SelfCheckError, match=r"'y'.*at most 0\.05.*self_check=False") as caught:
         build_program("m", model, protocol="semi2k", batch_sizes=(1,))
     assert isinstance(caught.value, ProgramError)
     build_program("m", model, protocol="aby3", batch_sizes=(1,), self_check=False)
 
 
-def test_the_same_constant_written_transposed_passes():
-    """What the error proposes works."""
-    flipped = np.ascontiguousarray(TABLE.T)
-    _checked(lambda v, x: x @ jnp.asarray(flipped).astype(jnp.float32) * v["scale"], ROWS)
+@pytest.mark.parametrize("cast_first", [False, True])
+def test_the_converter_transposes_constants_itself(cast_first):
+    """What is written so in a Flax function runs rightly."""
+
+    def function(variables, x):
+        table = jnp.asarray(TABLE)
+        table = table.astype(jnp.float32).T if cast_first else table.T.astype(jnp.float32)
+        return x @ table * variables["scale"]
+
+    (found,) = simulate(from_flax(function, SCALE, ROWS), ROWS)
+    np.testing.assert_allclose(found, ROWS @ TABLE.T * 1.5, atol=1e-3)
 
 
 def test_a_softmax_that_jaxlib_gets_wrong_is_no_false_alarm():
