@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -18,7 +19,9 @@ class EarlyAnswers:
     """ASGI middleware that answers ``POST /predict`` itself and hands everything else on.
 
     BentoML builds its request models and context around an API, which read and write their bodies themselves
-    here. Its metrics, its limits and the middlewares that a service adds still come first.
+    here. Its metrics, its limits and the middlewares that a service adds still come first. Its time limit
+    does not: it leaves a timer of its whole length behind for each request, 0.7 kB for 330 s. Predictions
+    have deadlines of their own.
     """
 
     def __init__(self, app: ASGIApp, api: PredictionApi) -> None:
@@ -31,7 +34,19 @@ class EarlyAnswers:
             response = await self._api.predict(Request(scope, receive, send))
             await response(scope, receive, send)
         else:
+            if scope["type"] == "lifespan":
+                _take_out(TimeoutMiddleware, scope["app"])
             await self._app(scope, receive, send)
+
+
+def _take_out(kind: type, app: Any) -> None:
+    """Remove the middlewares of a kind from an application whose stack is built."""
+    before = app.middleware_stack
+    while (middleware := getattr(before, "app", None)) is not None:
+        if isinstance(middleware, kind):
+            before.app = middleware.app  # type: ignore[attr-defined]  # of whatever class, all hold it so
+        else:
+            before = middleware
 
 
 def answer_early(service: Any) -> None:
