@@ -27,6 +27,7 @@ SUITES = {
     "growth": "latency and bytes against batch, width and depth",
     "dealing": "semi2k with a dealer against TrustedFirstParty and cheetah",
     "trees": "a tree ensemble against the network",
+    "tuning": "what each chosen setting brings",
     "competitors": "CrypTen and Concrete ML on the same network",
 }
 """Name to what it measures. Each is a module of ``benchmarks.suites`` with ``run(bench)``."""
