@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 
 __all__ = ["Load", "LoadResult"]
 
@@ -57,6 +58,7 @@ class Load:
         self._process = subprocess.Popen(
             [*command, *files], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        self.process = psutil.Process(self._process.pid)
 
     def run(self, *, clients: int, requests: int, rows: int = 1) -> LoadResult:
         """Each of ``clients`` sends ``requests`` requests of ``rows`` rows, one after the other.

@@ -44,6 +44,11 @@ class Served:
         """Party name to process id, of the parties in session."""
         return serving.parties_of(self.server)
 
+    def cpu_s(self) -> float:
+        """Processor seconds so far of all processes that serve, and of the clients'."""
+        processes = [self.server, *self.server.children(recursive=True), self.load.process]
+        return sum(sum(process.cpu_times()[:2]) for process in processes)
+
     def settle(self) -> None:
         """Wait until each party has a process that stands by, its imports done, and nothing computes.
 

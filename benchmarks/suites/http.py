@@ -115,11 +115,13 @@ def _one_row(turns: _Turns, name: ProtocolName, n: int) -> Iterator[Record]:
 
 
 def _many_clients(served: Served, name: ProtocolName, rounds: int, requests: int) -> Iterator[Record]:
-    one, many = LoadResult(), LoadResult()
+    one, many, many_cpu_s = LoadResult(), LoadResult(), 0.0
     served.load.run(clients=_CLIENTS, requests=2)
     for _ in range(rounds):
         for total, clients, each in ((one, 1, 3 * requests), (many, _CLIENTS, requests)):
+            before_s = served.cpu_s()
             part = served.load.run(clients=clients, requests=each)
+            many_cpu_s += served.cpu_s() - before_s if clients == _CLIENTS else 0.0
             total.latencies_ms += part.latencies_ms
             total.wall_s += part.wall_s
             total.failed += part.failed
@@ -131,6 +133,9 @@ def _many_clients(served: Served, name: ProtocolName, rounds: int, requests: int
         unit="rows/s",
         baseline=one.per_second,
         failed=many.failed,
+        # Of all processes, clients included: with these cores, no more rows a second than cores / this.
+        cpu_ms_a_row=round(1000 * many_cpu_s / len(many.latencies_ms), 3),
+        cores_busy=round(many_cpu_s / many.wall_s, 2),
     )
     yield Record.of(
         "p99_64_over_p50_1",
