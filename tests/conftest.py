@@ -142,19 +142,24 @@ def _perceptron(params: Any, x: Any) -> tuple[Any]:
 
 
 class Deployed:
-    """An embedded deployment in an event loop of its own, for tests that are not asynchronous themselves."""
+    """A deployment in an event loop of its own, for tests that are not asynchronous themselves.
 
-    def __init__(self, files: PartyFiles, **options: Any) -> None:
+    Embedded, unless it is given one party's settings.
+    """
+
+    def __init__(self, files: PartyFiles, settings: PartySettings | None = None, **options: Any) -> None:
         self._loop = asyncio.new_event_loop()
         # Party processes end with the thread that started them: it lives as long as the deployment.
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.deployment: Deployment = self._call(self._make(files, options))
+        self.deployment: Deployment = self._call(self._make(files, settings, options))
 
-    async def _make(self, files: PartyFiles, options: dict[str, Any]) -> Deployment:
+    async def _make(
+        self, files: PartyFiles, settings: PartySettings | None, options: dict[str, Any]
+    ) -> Deployment:
         from secure_runner.runner.deployment import Deployment
 
-        deployment = Deployment(files, None, **options)
+        deployment = Deployment(files, settings, **options)
         await deployment.start()
         return deployment
 
@@ -221,12 +226,13 @@ def small_files(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def deploy(small_files: PartyFiles) -> Iterator[Callable[..., Deployed]]:
-    """Starts embedded deployments, ready to serve; ends them after the module."""
+    """Starts deployments, by default embedded and ready to serve; ends them after the module."""
     made: list[Deployed] = []
 
-    def start(**options: Any) -> Deployed:
-        made.append(Deployed(small_files, **options))
-        made[-1].wait_ready()
+    def start(*, files: PartyFiles = small_files, wait: bool = True, **options: Any) -> Deployed:
+        made.append(Deployed(files, **options))
+        if wait:
+            made[-1].wait_ready()
         return made[-1]
 
     yield start

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -118,8 +117,7 @@ class Follower:
             finally:
                 for task in following:
                     task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.gather(*following, return_exceptions=True)
+                await asyncio.gather(*following, return_exceptions=True)
 
     def _note(self, sentence: str) -> None:
         for lane in self._lanes.values():
