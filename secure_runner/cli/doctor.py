@@ -14,12 +14,14 @@ from rich.table import Table
 
 from secure_runner.config import PartySettings
 from secure_runner.doctor.findings import Finding, headline
+from secure_runner.doctor.others import ask_own_runner, await_others
 from secure_runner.doctor.own import check_certificate, check_ports, check_settings, check_versions
 from secure_runner.doctor.peers import check_agreement, check_peer
 from secure_runner.sessions.agreement import make_hello
 
 if TYPE_CHECKING:
     from secure_runner.programs.manifest import Manifest
+    from secure_runner.sessions.messages import Hello
 
 __all__ = ["doctor"]
 
@@ -64,13 +66,25 @@ async def examine(environment: dict[str, str], manifest: Manifest | None) -> lis
     for group in await asyncio.gather(*(check_peer(settings, peer) for peer in settings.peers)):
         findings += group
     leader = settings.cluster.party_with("model_owner")
-    if _can_ask(settings, leader, findings):
+    if settings.party == leader:
+        findings += await _look_from_leader(settings, hello, findings)
+    elif _can_ask(settings, leader, findings):
         findings += await check_agreement(settings, leader, hello)
     return findings
 
 
+async def _look_from_leader(settings: PartySettings, hello: Hello, findings: list[Finding]) -> list[Finding]:
+    """What the others have, seen from the model owner: its runner knows, or doctor listens in its place."""
+    (ports,) = (finding for finding in findings if finding.subject == "own ports")
+    if ports.level == "note":
+        return await ask_own_runner(settings, hello)
+    if ports.level == "good" and hello.program_digest is not None:
+        return await await_others(settings, hello)
+    return []
+
+
 def _can_ask(settings: PartySettings, leader: str, findings: list[Finding]) -> bool:
-    if settings.party == leader or settings.role == "dealer":
+    if settings.role == "dealer":
         return False
     ways = (f"{leader}: name", f"{leader}: port", f"{leader}: TLS")
     return not any(finding.level == "fault" and finding.subject.startswith(ways) for finding in findings)

@@ -46,6 +46,12 @@ class Address(NamedTuple):
     host: str
     port: int
 
+    @property
+    def from_here(self) -> Address:
+        """How a program on the same machine reaches what listens here."""
+        loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+        return self._replace(host=loopback.get(self.host, self.host))
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 

@@ -50,7 +50,10 @@ class TlsMaterial:
     certificate_pem: bytes
     key_pem: bytes = field(repr=False)
     trust_pem: Mapping[str, bytes]
-    """Peer to the PEM certificates that its own must be signed by or, if pinned, be one of."""
+    """Party to the PEM certificates that its own must be signed by or, if pinned, be one of.
+
+    This party's own is in it too, as nothing but its present certificate: its doctor may ask its runner.
+    """
     pinned: bool
     """Whether ``trust_pem`` holds the peers' own certificates rather than an authority's."""
     certificate_file: Path
@@ -78,7 +81,8 @@ def read_tls(settings: PartySettings) -> TlsMaterial | None:
         key_pem=key_pem,
         trust_pem={
             peer: _read(settings.trust_file(peer), f"the trust file of {peer}") for peer in settings.peers
-        },
+        }
+        | {settings.party: certificate_pem},
         pinned=settings.own.certificate_file is not None,
         certificate_file=settings.tls_certificate_file,
         key_file=settings.tls_key_file,
@@ -97,7 +101,7 @@ def check_identity(material: TlsMaterial, certificate_der: bytes, expected: str)
     """
     certificate = x509.load_der_x509_certificate(certificate_der)
     _check_name(certificate, material.parties, expected, "the peer's certificate")
-    if material.pinned:
+    if material.pinned or expected == material.party:
         pins = _certificates(material.trust_pem[expected], f"the pinned certificates of {expected}")
         if certificate not in pins:
             raise IdentityError(

@@ -126,10 +126,9 @@ def _is_ours(settings: PartySettings, address: Address) -> bool:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Only compared with our own, byte for byte; nothing is sent.
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    host = "127.0.0.1" if address.host in ("0.0.0.0", "::") else address.host  # noqa: S104
     try:
         with (
-            socket.create_connection((host, address.port), _PROBE_TIMEOUT_S) as plain,
+            socket.create_connection(address.from_here, _PROBE_TIMEOUT_S) as plain,
             context.wrap_socket(plain) as secure,
         ):
             shown = secure.getpeercert(binary_form=True)

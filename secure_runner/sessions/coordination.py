@@ -23,7 +23,14 @@ from secure_runner.config.tls import (
 from secure_runner.errors import AgreementError, SecureRunnerError
 from secure_runner.sessions.agreement import compare_clocks, compare_hello
 from secure_runner.sessions.channel import Peer, Wire
-from secure_runner.sessions.messages import ClockReply, ClockRequest, CoordinationError, Goodbye, Hello
+from secure_runner.sessions.messages import (
+    ClockReply,
+    ClockRequest,
+    CoordinationError,
+    Goodbye,
+    Hello,
+    Known,
+)
 from secure_runner.sessions.probes import answer_probes
 
 __all__ = [
@@ -40,6 +47,7 @@ _LOG_INTERVAL_S = 5.0
 _KEPT_REFUSALS = 32
 _CONNECT_TIMEOUT_S = 2.0
 """For TCP alone: half a dozen of the longest round trips on Earth."""
+_TOLD_REFUSALS = 4
 
 Progress = Callable[[str], None]
 
@@ -52,6 +60,13 @@ class CoordinationServer:
     """Party to its present connection."""
     refusals: dict[str, str] = field(default_factory=dict)
     """Address to why its latest attempt was refused; the latest few."""
+
+    def known(self, largest_message_bytes: int) -> Known:
+        """What this party's own doctor is told."""
+        latest = list(self.refusals.values())[-_TOLD_REFUSALS:]
+        # In JSON a character takes six bytes at most.
+        longest = min(largest_message_bytes // (8 * _TOLD_REFUSALS), 2**12)
+        return Known(connected=sorted(self.peers), refused=[reason[:longest] for reason in latest])
 
     def note_refusal(self, source: str, reason: str) -> None:
         """Keep and log why a connection was refused."""
@@ -95,6 +110,9 @@ async def serve_coordination(
         wire = Wire(reader, writer, settings.cluster.limits.coordination_message_bytes)
         try:
             peer = await greet(wire, settings, hello, leader=None)
+            if peer.party == settings.party:
+                await wire.send(server.known(settings.cluster.limits.coordination_message_bytes))
+                return
             if peer.hello.checking:
                 await answer_probes(wire, settings)
                 return
@@ -178,13 +196,16 @@ async def _admit(server: CoordinationServer, peer: Peer, on_peer: Callable[[Peer
 
 
 async def open_wire(settings: PartySettings, leader: str) -> Wire:
-    """Connect to a listening runner once, with TLS where the cluster uses it.
+    """Connect to a listening runner once, with TLS where the cluster uses it; to our own, where it listens.
 
     Raises:
         OSError: it cannot be reached, or TLS failed. asyncio.TimeoutError: it does not answer.
         ConfigError: this party's own certificate, key or trust is wrong.
     """
-    address = settings.cluster.coordination(leader)
+    own = leader == settings.party
+    address = settings.cluster.coordination(leader, listen=own)
+    if own:
+        address = address.from_here
     # Read anew for each attempt, so that a replaced certificate or key counts at once.
     material = read_tls(settings)
     options: dict[str, Any] = {}
@@ -228,13 +249,13 @@ async def _greeting(wire: Wire, settings: PartySettings, mine: Hello, leader: st
     timeouts = settings.cluster.timeouts
     try:
         if leader is not None:
-            _check_peer(wire, settings, leader)
+            _check_peer(wire, settings, leader, checking=mine.checking)
             await wire.send(mine)
         theirs = await wire.receive_greeting()
         if not isinstance(theirs, Hello) or (leader is not None and theirs.party != leader):
             raise CoordinationError("the other side did not say hello in its own name")
         if leader is None:
-            _check_peer(wire, settings, theirs.party)
+            _check_peer(wire, settings, theirs.party, checking=theirs.checking)
             await wire.send(mine)
         # The connecting side measures first; the listening side answers, then measures.
         if leader is None:
@@ -260,8 +281,9 @@ async def _greeting(wire: Wire, settings: PartySettings, mine: Hello, leader: st
     return Peer(wire, theirs, timeouts, round_trip_s, difference_s)
 
 
-def _check_peer(wire: Wire, settings: PartySettings, party: str) -> None:
-    if party not in settings.peers:
+def _check_peer(wire: Wire, settings: PartySettings, party: str, *, checking: bool) -> None:
+    """Check that the other side is that party: another one or, to look whether all is well, our own."""
+    if party not in settings.peers and not (checking and party == settings.party):
         raise IdentityError(f"the other side says it is {party!r}, which is no other party of this cluster")
     material = read_tls(settings)
     if material is None:

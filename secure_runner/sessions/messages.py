@@ -18,6 +18,7 @@ __all__ = [
     "Greeting",
     "Heartbeat",
     "Hello",
+    "Known",
     "Probe",
     "ProbeReply",
     "Ready",
@@ -75,6 +76,16 @@ class ClockReply(_Message):
 
     type: Literal["clock_reply"] = "clock_reply"
     clock_s: Annotated[float, Field(ge=0, le=1e11)]
+
+
+class Known(_Message):
+    """The listening runner to its own party's doctor: which others came, and why it refused others."""
+
+    type: Literal["known"] = "known"
+    connected: Annotated[list[Name], Field(max_length=16)]
+    """Parties whose runners are connected, and agree."""
+    refused: Annotated[list[Annotated[str, Field(max_length=2**12)]], Field(max_length=16)]
+    """Why others were refused; the latest last."""
 
 
 class Probe(_Message):
@@ -158,7 +169,7 @@ class Goodbye(_Message):
     reason: Code
 
 
-Greeting = Hello | ClockRequest | ClockReply | Probe | ProbeReply | Goodbye
+Greeting = Hello | ClockRequest | ClockReply | Known | Probe | ProbeReply | Goodbye
 """Messages before the parties have agreed."""
 SessionMessage = Warm | Start | Ready | End | Ended | Heartbeat | Goodbye
 """Messages after that."""

@@ -20,7 +20,7 @@ import yaml
 from secure_runner.config import PartySettings, embedded_cluster
 from secure_runner.sessions.keeper import PartyFiles
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 ATOL = 1e-3
 _DATA_OWNER = Path(__file__).with_name("data_owner.py")

@@ -114,13 +114,15 @@ def test_a_party_finds_its_configuration_where_it_is_mounted(
         return path
 
     environment = {variable: outside(value) for variable, value in service["environment"].items()}
-    environment["SECURE_RUNNER_PROGRAM_DIGEST"] = "0" * 64
+    if "SECURE_RUNNER_PROGRAM_DIGEST" in environment:
+        environment["SECURE_RUNNER_PROGRAM_DIGEST"] = "0" * 64
     settings = PartySettings.from_environment(environment)
     assert settings is not None
     assert settings.party == name
     needed = [settings.tls_certificate_file, settings.tls_key_file]
     needed += [settings.trust_file(peer) for peer in settings.peers]
     assert all(path is not None and path.is_file() for path in needed)
+    assert (settings.program_digest is not None) is (settings.role in ("data_owner", "helper"))
     if settings.role == "data_owner":
         HttpSettings.load(Path(environment["SECURE_RUNNER_HTTP"]), embedded=False)
     writable = {mount["target"] for mount in service["volumes"] if not mount.get("read_only")}

@@ -132,6 +132,7 @@ def test_every_file_that_a_variable_names_is_mounted(role: str) -> None:
     assert items == named
     assert (IDENTITY_VARIABLE in environment) is (role == "dealer")
     assert ("SECURE_RUNNER_HTTP" in environment) is (role == "data-owner")
+    assert ("SECURE_RUNNER_PROGRAM_DIGEST" in environment) is (role in ("data-owner", "helper"))
     writable = {m["mountPath"] for m in _container(role)["volumeMounts"] if not m.get("readOnly")}
     assert writable == {"/tmp"} | ({"/var/lib/secure-runner/audit"} if role != "dealer" else set())
     assert environment["BENTOML_HOME"].startswith("/tmp/")

@@ -285,12 +285,81 @@ def test_a_leader_cannot_tell_a_member_to_skip_the_comparison(site):
 
 def test_the_model_owner_sees_its_own_runner_running(site):
     """On the listening party, ports in use by its own runner are no fault."""
-    site.environment["SECURE_RUNNER_PARTY"] = LEADER
-    for variable, end in (("CERT", "pem"), ("KEY", "key")):
-        site.environment[f"SECURE_RUNNER_TLS_{variable}"] = str(site.made.directory / f"{LEADER}.{end}")
+    at_the_leader(site)
     found = site.diagnose()
     assert headline(found).startswith("OK: ")
     assert any("this party's runner is running" in finding.detail for finding in found)
+
+
+def at_the_leader(site):
+    """Have doctor run at the model owner, beside its running runner or in its place."""
+    site.environment["SECURE_RUNNER_PARTY"] = LEADER
+    for variable, end in (("CERT", "pem"), ("KEY", "key")):
+        site.environment[f"SECURE_RUNNER_TLS_{variable}"] = str(site.made.directory / f"{LEADER}.{end}")
+
+
+async def seen_from_the_leader(site, member_hello):
+    """What doctor says there while the member's runner connects, again and again."""
+    at_the_leader(site)
+
+    async def member():
+        while True:
+            with contextlib.suppress(AgreementError):
+                connecting = connect_coordination(site.made.settings[MEMBER], LEADER, member_hello)
+                async with connecting as peer:
+                    await peer.closed.wait()
+            await asyncio.sleep(0.1)
+
+    trying = asyncio.create_task(member())
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            if site.leader_runs:
+                serving = serve_coordination(site.leader, site.leader_hello, lambda peer: peer.closed.wait())
+                server = await stack.enter_async_context(serving)
+                while not (server.peers or server.refusals):
+                    await asyncio.sleep(0.01)
+            return await examine(site.environment, site.program)
+    finally:
+        trying.cancel()
+        await asyncio.gather(trying, return_exceptions=True)
+
+
+def look_from_the_leader(site, member_hello):
+    return asyncio.run(asyncio.wait_for(seen_from_the_leader(site, member_hello), 30))
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["its runner runs", "its runner does not run"])
+@pytest.mark.parametrize("pinned", [False, True], ids=["authority", "pinned"])
+def test_the_model_owner_sees_that_all_agree(tls_cluster, pinned, running):
+    """Its runner says so; where it does not run, doctor listens in its place."""
+    site = Site(tls_cluster("cheetah", timeouts=QUICK, pinned=pinned))
+    site.leader_runs = running
+    found = look_from_the_leader(site, make_hello(site.made.settings[MEMBER], site.program))
+    assert headline(found).startswith("OK: "), headline(found)
+    assert f"{MEMBER}: agreement" in {finding.subject for finding in found if finding.level == "good"}
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["its runner runs", "its runner does not run"])
+def test_the_model_owner_sees_who_has_another_program(site, running):
+    """The first line names the party and what differs, and the docs have it."""
+    site.leader_runs = running
+    other = make_hello(site.made.settings[MEMBER], manifest(fraction_bits=16))
+    found = look_from_the_leader(site, other)
+    first = headline(found)
+    assert f"{MEMBER}: program digest: {LEADER} has " in first, first
+    assert all(finding.remedy for finding in found if finding.level == "fault")
+    shown = "bank: program digest: lender has "
+    assert shown in DOCS.read_text().replace("`", "")
+
+
+def test_the_model_owner_sees_who_has_not_come(site):
+    """No fault of anybody that could be told from here; the report says where to look next."""
+    at_the_leader(site)
+    found = site.diagnose()
+    assert headline(found).startswith("OK: ")
+    (finding,) = (finding for finding in found if finding.subject == f"{MEMBER}: agreement")
+    assert finding.level == "note"
+    assert MEMBER in finding.remedy
 
 
 def test_without_a_cluster_there_is_nothing_to_check():
