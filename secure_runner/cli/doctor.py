@@ -69,7 +69,9 @@ async def examine(environment: dict[str, str], manifest: Manifest | None) -> lis
     if settings.party == leader:
         findings += await _look_from_leader(settings, hello, findings)
     elif _can_ask(settings, leader, findings):
-        findings += await check_agreement(settings, leader, hello)
+        same = manifest is not None and manifest.protocol == settings.cluster.protocol
+        cost = manifest.cost if manifest is not None and same else None
+        findings += await check_agreement(settings, leader, hello, cost)
     return findings
 
 

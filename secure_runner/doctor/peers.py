@@ -11,6 +11,7 @@ from secure_runner.config import SLOTS, Address, PartySettings
 from secure_runner.config.tls import IdentityError, check_identity, client_context, read_tls
 from secure_runner.doctor.findings import Finding, fault, good, note
 from secure_runner.errors import AgreementError
+from secure_runner.programs.manifest import RunCost
 from secure_runner.sessions.agreement import compare_clocks, differences
 from secure_runner.sessions.coordination import connect_reason, greet, open_wire
 from secure_runner.sessions.messages import CoordinationError, Hello
@@ -39,8 +40,17 @@ async def check_peer(settings: PartySettings, peer: str) -> list[Finding]:
     return findings
 
 
-async def check_agreement(settings: PartySettings, leader: str, mine: Hello) -> list[Finding]:
-    """Ask the model owner's runner what it has, and compare; measure round trip, clock and bandwidth."""
+async def check_agreement(
+    settings: PartySettings, leader: str, mine: Hello, cost: RunCost | None = None
+) -> list[Finding]:
+    """Ask the model owner's runner what it has, and compare; measure round trip, clock and bandwidth.
+
+    Args:
+        settings: this party.
+        leader: the model owner.
+        mine: what this party has.
+        cost: of a run under the cluster's protocol, to say how long it takes over this line.
+    """
     try:
         wire = await open_wire(settings, leader)
     except (OSError, asyncio.TimeoutError) as error:
@@ -59,6 +69,8 @@ async def check_agreement(settings: PartySettings, leader: str, mine: Hello) -> 
         bits_per_s = await measure_bandwidth(wire, settings, peer.round_trip_s)
         line = f"round trip {1000 * peer.round_trip_s:.1f} ms, {bits_per_s / 1e6:.0f} Mbit/s towards {leader}"
         findings.append(good(f"{leader}: line", line))
+        if cost is not None:
+            findings.append(_estimated(cost, peer.round_trip_s, bits_per_s))
     except (CoordinationError, IdentityError, asyncio.TimeoutError) as error:
         text = str(error) or "it did not answer in time"
         remedy = f"read the log of {leader}'s runner: it says what it has against this party"
@@ -66,6 +78,15 @@ async def check_agreement(settings: PartySettings, leader: str, mine: Hello) -> 
     finally:
         wire.abort()
     return findings
+
+
+def _estimated(cost: RunCost, round_trip_s: float, bits_per_s: float) -> Finding:
+    seconds = cost.seconds(round_trip_s, bits_per_s / 8)
+    what = (
+        f"{cost.rounds} rounds, {cost.sent_bytes / 1000:.0f} kB, {1000 * cost.compute_s:.0f} ms of computing"
+    )
+    text = f"about {1000 * seconds:.0f} ms for a batch of {cost.batch_size} over this line: {what}"
+    return good("estimated latency", text)
 
 
 def _compare(settings: PartySettings, mine: Hello, theirs: Hello) -> list[Finding]:

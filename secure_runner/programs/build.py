@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from secure_runner.errors import ProgramError
 from secure_runner.programs.compiler import compile_ladder
+from secure_runner.programs.estimate import Network, estimate
 from secure_runner.programs.leaks import check_no_leak
 from secure_runner.programs.lowering import Lowered, lower
 from secure_runner.programs.manifest import (
@@ -18,6 +20,7 @@ from secure_runner.programs.manifest import (
     LocalStepSpec,
     Manifest,
     NumericSpec,
+    RunCost,
     TensorSpec,
 )
 from secure_runner.programs.names import output_name
@@ -90,7 +93,8 @@ def build_program(
         if checked is not None:
             checked.result()
     entries = tuple(_entry(size, code, transcripts.get(size)) for size, code in executables.items())
-    manifest = _describe(name, model, protocol, numeric, params, entries)
+    cost = _cost(model, protocol, sizes[0])
+    manifest = _describe(name, model, protocol, numeric, params, entries, cost)
     files = {entry.file: executables[entry.batch_size] for entry in entries}
     recorded = {
         e.transcript_file: transcripts[e.batch_size] for e in entries if e.transcript_file is not None
@@ -116,6 +120,17 @@ def _entry(batch_size: int, code: bytes, transcript: bytes | None) -> Executable
     )
 
 
+def _cost(model: ConvertedModel, protocol: ProtocolName, batch_size: int) -> RunCost:
+    found = estimate(model, protocol=protocol, batch_size=batch_size)
+    no_network = Network("none", round_trip_s=0.0, bytes_per_s=math.inf)
+    return RunCost(
+        batch_size=batch_size,
+        rounds=found.rounds,
+        sent_bytes=found.sent_bytes,
+        compute_s=round(found.seconds(no_network), 6),
+    )
+
+
 def _describe(
     name: str,
     model: ConvertedModel,
@@ -123,6 +138,7 @@ def _describe(
     numeric: NumericSpec,
     params: tuple[TensorSpec, ...],
     executables: tuple[ExecutableSpec, ...],
+    cost: RunCost,
 ) -> Manifest:
     ranges = model.numeric.input_ranges.items()
     return Manifest(
@@ -140,6 +156,7 @@ def _describe(
         rewrites=tuple(model.report.rewrites),
         statements=tuple(model.report.statements),
         executables=executables,
+        cost=cost,
         versions=package_versions(),
     )
 

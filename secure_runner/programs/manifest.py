@@ -18,6 +18,7 @@ __all__ = [
     "LocalStepSpec",
     "Manifest",
     "NumericSpec",
+    "RunCost",
     "TensorSpec",
 ]
 
@@ -79,6 +80,21 @@ class ExecutableSpec(_Frozen):
     """Digest of the operation-and-size transcript that a dealer pins, where one was recorded."""
 
 
+class RunCost(_Frozen):
+    """What one run under the program's protocol costs, as estimated when it was built."""
+
+    batch_size: int = Field(ge=1)
+    rounds: int = Field(ge=0)
+    """Round trips that the parties wait for."""
+    sent_bytes: int = Field(ge=0)
+    """By the model owner's party."""
+    compute_s: float = Field(ge=0)
+
+    def seconds(self, round_trip_s: float, bytes_per_s: float) -> float:
+        """Time of one run over such a line."""
+        return self.compute_s + self.rounds * round_trip_s + self.sent_bytes / bytes_per_s
+
+
 class Manifest(_Frozen):
     """Everything that a party may know of a program, and all that parties must agree on.
 
@@ -105,6 +121,8 @@ class Manifest(_Frozen):
     statements: tuple[str, ...] = ()
     """What the data owner should know before joining, for example that a tree's topology is public."""
     executables: tuple[ExecutableSpec, ...]
+    cost: RunCost | None = None
+    """Of the smallest executable."""
     versions: dict[str, str]
 
     @property

@@ -12,6 +12,7 @@ from converters import from_flax, from_onnx
 from secure_runner.cli.estimate import estimate as command
 from secure_runner.programs.accuracy import accuracy
 from secure_runner.programs.estimate import LAN, WAN, estimate
+from secure_runner.programs.files import read_program
 from secure_runner.testing import run_private
 
 X = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32)
@@ -73,6 +74,16 @@ def test_the_command_prints_a_row_for_each_protocol_and_batch(tmp_path):
     assert result.exit_code == 0, result.output
     assert result.output.count("fit for requests under") == 3, result.output
     assert "dot" in result.output
+
+
+def test_a_program_says_what_its_run_was_estimated_to_cost(small_files, small_model):
+    """The manifest of a built program, for any line, as the estimate for its smallest batch."""
+    cost = read_program(small_files.program_dir).cost
+    found = estimate(small_model.model, protocol="semi2k", batch_size=1)
+    assert cost.batch_size == 1
+    for network in (LAN, WAN):
+        said = cost.seconds(network.round_trip_s, network.bytes_per_s)
+        assert said == pytest.approx(found.seconds(network), rel=1e-3)
 
 
 def test_accuracy_is_reported_for_each_output():

@@ -12,7 +12,7 @@ import pytest
 
 from secure_runner.errors import ProgramError
 from secure_runner.programs.files import MANIFEST_FILE, read_program, write_program
-from secure_runner.programs.manifest import ExecutableSpec, Manifest, NumericSpec, TensorSpec
+from secure_runner.programs.manifest import ExecutableSpec, Manifest, NumericSpec, RunCost, TensorSpec
 
 CODE = {"batch_1.spu": b"one", "batch_8.spu": b"eight"}
 
@@ -94,6 +94,7 @@ def test_every_field_is_covered_by_the_digest():
         "rewrites": ("peel",),
         "statements": ("the topology is public",),
         "executables": (other_code, _manifest().executables[1]),
+        "cost": RunCost(batch_size=1, rounds=3, sent_bytes=4, compute_s=0.5),
         "versions": {"spu": "1", "jax": "3"},
     }
     assert set(changes) == set(Manifest.model_fields) - {"format"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import time
 from datetime import timedelta
@@ -17,7 +18,7 @@ from secure_runner.cli.doctor import examine
 from secure_runner.config import PartySettings, Timeouts
 from secure_runner.doctor.findings import headline
 from secure_runner.errors import AgreementError
-from secure_runner.programs.manifest import ExecutableSpec, Manifest, NumericSpec, TensorSpec
+from secure_runner.programs.manifest import ExecutableSpec, Manifest, NumericSpec, RunCost, TensorSpec
 from secure_runner.sessions import coordination
 from secure_runner.sessions.agreement import make_hello
 from secure_runner.sessions.coordination import connect_coordination, serve_coordination
@@ -40,6 +41,7 @@ def manifest(name="credit", fraction_bits=18):
         private_outputs=(tensor,),
         params=(),
         executables=(ExecutableSpec(batch_size=1, file="x", sha256="0" * 64),),
+        cost=RunCost(batch_size=1, rounds=40, sent_bytes=250_000, compute_s=0.3),
         versions={},
     )
 
@@ -246,6 +248,12 @@ def test_a_sound_set_up_has_no_fault(site):
     assert "the same cluster, program, protocol and versions" in text
     assert "Mbit/s towards model-owner" in text
     assert "s from ours" in text
+    round_trip_ms, mbit_per_s = (float(n) for n in re.search(r"trip ([\d.]+) ms, (\d+) Mbit", text).groups())
+    said = re.search(r"estimated latency: about (\d+) ms for a batch of 1 over this line: 40 rounds", text)
+    expected_ms = 300 + 40 * round_trip_ms + 8 * 250 / mbit_per_s
+    assert float(said[1]) == pytest.approx(expected_ms, abs=4), (
+        "rounds are multiplied by a rounded round trip"
+    )
 
 
 def test_looking_disturbs_no_running_session(site):
