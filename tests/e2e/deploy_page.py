@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from organisations import ROOT, Network, Organisation
 
-__all__ = ["Block", "Followed", "page_blocks", "write_model"]
+__all__ = ["Block", "Followed", "page_blocks", "section_blocks", "write_model"]
 
 PAGE = ROOT / "docs/deploy.md"
 _BLOCK = re.compile(
@@ -33,17 +34,20 @@ class Block:
     """One block of the page."""
 
     step: int
+    """0 outside of numbered sections."""
     head: str
     """Its first line, without the comment sign: on whose machine, and when."""
     body: str
 
 
+def section_blocks(title: str) -> list[Block]:
+    """The blocks of one section of the page."""
+    return list(_blocks(_sections()[title]))
+
+
 def page_blocks(protocol: str) -> list[Block]:
     """The blocks that the page has for a protocol, in the order in which they are followed."""
-    text = PAGE.read_text()
-    titles = list(_SECTION.finditer(text))
-    ends = [title.start() for title in titles[1:]] + [len(text)]
-    sections = {title["title"]: text[title.start() : end] for title, end in zip(titles, ends, strict=True)}
+    sections = _sections()
     main = [b for title, part in sections.items() if title[0].isdigit() for b in _blocks(part)]
     if protocol == "cheetah":
         return main
@@ -51,10 +55,17 @@ def page_blocks(protocol: str) -> list[Block]:
     return _with_variant(main, list(_blocks(variant)))
 
 
+def _sections() -> dict[str, str]:
+    text = PAGE.read_text()
+    titles = list(_SECTION.finditer(text))
+    ends = [title.start() for title in titles[1:]] + [len(text)]
+    return {title["title"]: text[title.start() : end] for title, end in zip(titles, ends, strict=True)}
+
+
 def _blocks(section: str) -> Iterator[Block]:
     steps = list(_STEP.finditer(section))
     for block in _BLOCK.finditer(section):
-        step = [int(s["number"]) for s in steps if s.start() < block.start()][-1]
+        step = [0, *(int(s["number"]) for s in steps if s.start() < block.start())][-1]
         yield Block(step, block["head"] or block["route"], block["body"] or block["files"])
 
 
@@ -75,11 +86,15 @@ class Followed:
     parties: dict[str, Organisation]
     application: Organisation
     weights: list[np.ndarray]
+    change: Callable[[Block], str] = lambda block: block.body
+    """What becomes of the page's blocks, for those who follow it less literally."""
     printed: dict[str, list[str]] = field(default_factory=dict)
     """Host → what each of its scripts printed."""
 
     @classmethod
-    def make(cls, protocol: str, network: Network, directory: Path) -> Followed:
+    def make(
+        cls, protocol: str, network: Network, directory: Path, widths: Sequence[int] = (6, 8, 2)
+    ) -> Followed:
         """The hosts that the page speaks of, each with this project; Alice has her model."""
         parties = {}
         for name in ("alice", "bob", *_THIRD_PARTY[protocol]):
@@ -89,7 +104,7 @@ class Followed:
         application = Organisation("application", network, directory / "application")
         for party in parties.values():
             (party.directory / "secure-runner").symlink_to(ROOT)
-        weights = write_model(parties["alice"].directory / "credit.onnx")
+        weights = write_model(parties["alice"].directory / "credit.onnx", widths)
         return cls(protocol, network, parties, application, weights)
 
     @property
@@ -97,29 +112,30 @@ class Followed:
         """Host → its organisation, Bob's application among them."""
         return {**self.parties, "application": self.application}
 
-    def follow(self) -> None:
-        """Run every block on the host that its first line names."""
-        for block in page_blocks(self.protocol):
+    def follow(self, section: str | None = None) -> None:
+        """Run every block, or every one of a section, on the host that its first line names."""
+        for block in page_blocks(self.protocol) if section is None else section_blocks(section):
             self._follow(block)
 
     def _follow(self, block: Block) -> None:
         host, _, how = block.head.partition(", ")
+        body = self.change(block)
         if " → " in host:
             sender, receiver = host.split(" → ")
-            for file in block.body.split():
+            for file in body.split():
                 target = self.everyone[receiver].directory / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(self.everyone[sender].directory / file, target)
         elif ": " in host:
             host, file = host.split(": ")
-            (self.everyone[host].directory / file).write_text(block.body)
+            (self.everyone[host].directory / file).write_text(body)
         elif how == "keeps running":
-            self.everyone[host].serve_script(block.body)
+            self.everyone[host].serve_script(body)
         else:
             if how:
                 awaited = how.removeprefix("once ").removesuffix(" is ready")
                 self.everyone[awaited].wait_until_ready()
-            self.printed.setdefault(host, []).append(self.everyone[host].script(block.body))
+            self.printed.setdefault(host, []).append(self.everyone[host].script(body))
 
     def serve(self, party: str) -> None:
         """Follow the block in which a party serves, again."""
@@ -145,24 +161,31 @@ class Followed:
 
     def plaintext(self, rows: list[list[float]]) -> np.ndarray:
         """What the model says of the rows."""
-        first, second = self.weights
-        return np.maximum(np.asarray(rows, np.float32) @ first, 0) @ second
+        values = np.asarray(rows, np.float32)
+        for weight in self.weights[:-1]:
+            values = np.maximum(values @ weight, 0)
+        return values @ self.weights[-1]
 
 
-def write_model(path: Path) -> list[np.ndarray]:
-    """A small network with distinctive weights."""
+def write_model(path: Path, widths: Sequence[int]) -> list[np.ndarray]:
+    """A network of dense layers with distinctive weights, and ReLU between them."""
     random = np.random.default_rng(20)
-    weights = [random.normal(size=shape).astype(np.float32) for shape in ((6, 8), (8, 2))]
+    shapes = list(itertools.pairwise(widths))
+    weights = [(random.normal(size=shape) / np.sqrt(shape[0])).astype(np.float32) for shape in shapes]
+    nodes, value = [], "x"
+    for index in range(len(weights)):
+        last = index == len(weights) - 1
+        product = "y" if last else f"product{index}"
+        nodes.append(helper.make_node("MatMul", [value, f"w{index}"], [product]))
+        if not last:
+            value = f"hidden{index}"
+            nodes.append(helper.make_node("Relu", [product], [value]))
     graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["x", "first"], ["hidden"]),
-            helper.make_node("Relu", ["hidden"], ["positive"]),
-            helper.make_node("MatMul", ["positive", "second"], ["y"]),
-        ],
+        nodes,
         "credit",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 6])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 2])],
-        [numpy_helper.from_array(w, name) for w, name in zip(weights, ("first", "second"), strict=True)],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", widths[0]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", widths[-1]])],
+        [numpy_helper.from_array(weight, f"w{index}") for index, weight in enumerate(weights)],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), str(path))
     return weights

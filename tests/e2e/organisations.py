@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,16 @@ class Network:
             shape = ("rate", f"{mbit_per_s}mbit", "burst", "64kb", "latency", "50ms")
             self._in(host, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *shape)
 
+    def add_router(self, router: str, addresses: Sequence[str]) -> None:
+        """A new host on the switch with several addresses of a network of its own, which all hosts reach."""
+        reached, routed = self._subnet(addresses[0]), dict(self.hosts)
+        self.add_host(router, addresses[0])
+        for address in addresses[1:]:
+            self._in(router, "ip", "address", "add", f"{address}/24", "dev", "eth0")
+        for host, address in routed.items():
+            self._in(host, "ip", "route", "add", reached, "dev", "eth0")
+            self._in(router, "ip", "route", "replace", self._subnet(address), "dev", "eth0")
+
     def add_client(self, client: str, *, of: str, addresses: Mapping[str, str]) -> None:
         """A new host that reaches nothing but the host ``of``, over a line of their own; both's addresses."""
         self.inner |= addresses
@@ -89,6 +99,10 @@ class Network:
     def _bring_up(self, host: str, device: str, address: str) -> None:
         self._in(host, "ip", "address", "add", f"{address}/24", "dev", device)
         self._in(host, "ip", "link", "set", device, "up")
+
+    @staticmethod
+    def _subnet(address: str) -> str:
+        return f"{address.rpartition('.')[0]}.0/24"
 
     def _in(self, host: str, *command: str) -> None:
         subprocess.run(self.command(host, *command), check=True, capture_output=True)
