@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.spu_parties import runtime_config
+from benchmarks.spu_parties import RelayedJob, runtime_config
 from secure_runner.dealer import (
     DealerClient,
     Grant,
@@ -20,7 +21,7 @@ from secure_runner.dealer import (
     recording_dealer,
 )
 
-__all__ = ["SEMI2K", "configs", "dealt", "record", "register"]
+__all__ = ["SEMI2K", "configs", "dealt", "record", "register", "relayed"]
 
 SEMI2K: dict[str, Any] = {
     "protocol": "SEMI2K",
@@ -102,3 +103,17 @@ def configs(
         )
         for rank, grant in enumerate(grants)
     ]
+
+
+def relayed(
+    address: str,
+    identity: str,
+    grant: Grant,
+    transcript: Transcript,
+    *,
+    tls: TlsFiles | None = None,
+    server_name: str | None = None,
+) -> dict[int, RelayedJob]:
+    """That the adjusting party's process fetches its corrections ahead, as a served party does."""
+    client = functools.partial(DealerClient, address, identity, tls=tls, server_name=server_name)
+    return {grant.adjust_rank: RelayedJob(client, grant.handle, transcript)}

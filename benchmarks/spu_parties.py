@@ -14,6 +14,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
@@ -21,11 +22,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PartyError", "SpuParties", "compile_function", "runtime_config"]
+from secure_runner.dealer import DealerClient, Relay, Transcript
+
+__all__ = ["PartyError", "RelayedJob", "SpuParties", "compile_function", "runtime_config"]
 
 Array = npt.NDArray[Any]
 _START_TIMEOUT_S = 60.0
 _PORTS = (10_000, 15_000)
+
+
+@dataclass(frozen=True)
+class RelayedJob:
+    """A job whose corrections the adjusting party's process fetches ahead."""
+
+    client: Callable[[], DealerClient]
+    """Makes a client towards the dealer, in that process."""
+    handle: str
+    transcript: Transcript
+
+    def relay(self) -> str:
+        """Start a relay in this process; its address. A lost job shows in SPU's next request."""
+        return Relay(self.client(), self.handle, self.transcript, lambda reason: None).address
 
 
 class PartyError(Exception):
@@ -83,13 +100,21 @@ class SpuParties:
             self.processes.append(process)
         self._collect(_START_TIMEOUT_S)
 
-    def open(self, name: str, configs: Sequence[Mapping[str, Any]]) -> None:
+    def open(
+        self,
+        name: str,
+        configs: Sequence[Mapping[str, Any]],
+        relayed: Mapping[int, RelayedJob] | None = None,
+    ) -> None:
         """Create a runtime at every party, with the configuration of its rank, on a channel of its own.
+
+        ``relayed`` names the job at the rank whose process relays the dealer's corrections to its runtime.
 
         Raises:
             PartyError: a party could not.
         """
-        self._send([("open", name, json.dumps(config)) for config in configs])
+        relays = relayed or {}
+        self._send([("open", name, config, relays.get(rank)) for rank, config in enumerate(configs)])
         self._collect(_START_TIMEOUT_S)
 
     def run(
@@ -222,12 +247,20 @@ def _serve_party(
             return
         try:
             if command[0] == "open":
-                runtimes[command[1]] = spu.Runtime(context.spawn(), runtime_config(json.loads(command[2])))
+                runtimes[command[1]] = spu.Runtime(context.spawn(), _configured(*command[2:]))
                 pipe.send((True, None))
             else:
                 pipe.send((True, _run(runtimes[command[1]], *command[2:])))
         except Exception:
             pipe.send((False, traceback.format_exc()))
+
+
+def _configured(config: Mapping[str, Any], relayed: RelayedJob | None) -> Any:
+    if relayed is None:
+        return runtime_config(config)
+    beaver = {**config["ttp_beaver_config"], "server_host": relayed.relay()}
+    beaver.pop("ssl_config", None)
+    return runtime_config({**config, "ttp_beaver_config": beaver})
 
 
 def _run(

@@ -11,6 +11,7 @@ from secure_runner.dealer.identity import Grant, Identity
 from secure_runner.dealer.process import DealerProcess
 from secure_runner.dealer.record import Recorder, recording_dealer
 from secure_runner.dealer.registration import Registration
+from secure_runner.dealer.relay import Relay
 from secure_runner.dealer.runtime import beaver_config
 from secure_runner.dealer.transcript import Transcript
 
@@ -24,6 +25,7 @@ __all__ = [
     "JobWatch",
     "Recorder",
     "Registration",
+    "Relay",
     "TlsFiles",
     "Transcript",
     "beaver_config",

@@ -8,7 +8,7 @@ up its process when the dealer does not answer: :class:`JobWatch`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from secure_runner.dealer.config import TlsFiles
 from secure_runner.dealer.identity import Grant, check_public_key
 from secure_runner.dealer.registration import Registration
+from secure_runner.dealer.requests import CORRECTIONS_SUFFIX
 from secure_runner.dealer.transcript import Transcript
 from secure_runner.errors import AgreementError, OverloadedError, SecureRunnerError, UnavailableError
 
@@ -94,6 +95,31 @@ class DealerClient:
         answer: dict[str, Any] = self._call("GET", f"/jobs/{handle}", timeout_s=timeout_s)
         return answer
 
+    def corrections(self, handle: str, first: int, ciphertexts: Sequence[str]) -> bytes:
+        """The corrections of a job's session that come next, as many as the dealer has computed by now.
+
+        For the adjusting party alone. Asking again with the same ``first`` gets the same bytes, so an answer
+        that got lost with its connection is asked for once more.
+
+        Args:
+            handle: of the grant.
+            first: how many corrections the session has handed out before.
+            ciphertexts: the parties' seeds under the job's key, in rank order.
+
+        Returns:
+            At least one correction, in SPU's frames, one after another.
+
+        Raises:
+            AgreementError: the dealer refuses; the job is over.
+            UnavailableError: the dealer does not answer.
+        """
+        path = f"/jobs/{handle}{CORRECTIONS_SUFFIX}"
+        question = {"first": first, "encrypted_seeds": list(ciphertexts)}
+        try:
+            return self._request("POST", path, json=question).content
+        except UnavailableError:
+            return self._request("POST", path, json=question).content
+
     def end(self, handle: str) -> None:
         """Tell the dealer that the job is over.
 
@@ -126,23 +152,35 @@ class DealerClient:
         self.close()
 
     def _call(self, method: str, path: str, *, json: Any = None, timeout_s: float = _ANSWER_TIMEOUT_S) -> Any:
+        return self._json(self._request(method, path, json=json, timeout_s=timeout_s))
+
+    def _request(
+        self, method: str, path: str, *, json: Any = None, timeout_s: float = _ANSWER_TIMEOUT_S
+    ) -> httpx.Response:
         try:
             response = self._http.request(
                 method, path, json=json, timeout=timeout_s, extensions=dict(self._extensions)
             )
-            answer = response.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise UnavailableError(
-                f"no answer from the dealer at {self.address}: {type(error).__name__}"
-            ) from None
+        except httpx.HTTPError as error:
+            raise self._no_answer(error) from None
         if response.status_code == httpx.codes.OK:
-            return answer
+            return response
+        answer = self._json(response)
         message = f"dealer at {self.address}: {answer.get('message', 'refused')}"
         if response.status_code == httpx.codes.CONFLICT:
             raise AgreementError(message, code=answer.get("error"))
         if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
             raise OverloadedError(message)
         raise UnavailableError(message, code=answer.get("error"))
+
+    def _json(self, response: httpx.Response) -> Any:
+        try:
+            return response.json()
+        except ValueError as error:
+            raise self._no_answer(error) from None
+
+    def _no_answer(self, error: Exception) -> UnavailableError:
+        return UnavailableError(f"no answer from the dealer at {self.address}: {type(error).__name__}")
 
 
 class JobWatch:

@@ -28,8 +28,8 @@ class Service(Protocol):
 
     limits: DealerLimits
 
-    def admit(self, connection: Connection) -> bool:
-        """Take a new connection in; False where a limit is reached."""
+    def admit(self, connection: Connection) -> str | None:
+        """Take a new connection in, or say why not."""
         ...
 
     def release(self, connection: Connection) -> None:
@@ -73,8 +73,9 @@ class Connection(asyncio.Protocol):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.peer = Peer.of(transport.get_extra_info("peername"), transport.get_extra_info("ssl_object"))
-        if not self._service.admit(self):
-            self.refuse(429, "the dealer has its limit of connections")
+        problem = self._service.admit(self)
+        if problem is not None:
+            self.refuse(429, problem)
             return
         self._expect_request()
 

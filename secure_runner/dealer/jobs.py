@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from secure_runner.dealer.config import DealerLimits
@@ -176,26 +176,49 @@ class JobBook:
             raise RequestError("the certificate is not that of the job's adjusting party")
         return job.session
 
+    def relayed_session(self, handle: str, ciphertexts: Sequence[str], peer: Peer) -> Session:
+        """The session of a job, for its adjusting party's relay; opens it with the first request.
+
+        Raises:
+            RequestError: no such job of the peer's, or it is over, waits for a party, or has another session.
+            SeedError: the seeds are not under the job's key.
+        """
+        job = self._by_handle.get(handle)
+        if job is None or not peer.may_be(job.agreed.parties[job.agreed.adjust_rank]):
+            raise RequestError("no such job of this adjusting party; the dealer may have restarted")
+        if job.failure is not None:
+            raise RequestError(f"job {job.agreed.job} is over: {job.failure}")
+        if job.missing:
+            raise RequestError(f"job {job.agreed.job} still waits for {', '.join(job.missing)}")
+        if job.session is None:
+            if len(ciphertexts) != len(job.agreed.parties):
+                raise RequestError(f"expected one seed for each of the {len(job.agreed.parties)} parties")
+            return self._open_session(job, ciphertexts)
+        if job.session.ciphertexts != tuple(ciphertexts):
+            raise RequestError(f"job {job.agreed.job} has its session, with other seeds")
+        return job.session
+
     def _open(self, request: Request, peer: Peer) -> Job:
         """Find whose key the seeds are under, among the jobs that wait for their session from this peer."""
         for job in self._waiting_jobs(peer, len(request.ciphertexts)):
-            assert job.transcript is not None
             try:
-                seeds = decrypt_seeds(job.key, request.ciphertext_bytes)
+                self._open_session(job, request.ciphertexts)
             except SeedError:
                 continue
-            job.session = Session(
-                job.transcript,
-                seeds,
-                request.ciphertexts,
-                lookahead_bytes=self._limits.lookahead_bytes,
-            )
-            self._by_seeds[request.ciphertexts] = job
             return job
         raise SeedError(
             "the seeds belong to no job that waits for its session: it is not registered by all parties, has "
             "ended, or has another key"
         )
+
+    def _open_session(self, job: Job, ciphertexts: Sequence[str]) -> Session:
+        assert job.transcript is not None
+        seeds = decrypt_seeds(job.key, ciphertexts)
+        job.session = Session(
+            job.transcript, seeds, ciphertexts, lookahead_bytes=self._limits.lookahead_bytes
+        )
+        self._by_seeds[job.session.ciphertexts] = job
+        return job.session
 
     def _waiting_jobs(self, peer: Peer, party_count: int) -> Iterator[Job]:
         for job in list(self._jobs.values()):

@@ -8,8 +8,8 @@ from typing import Any
 from secure_runner.dealer.corrections import Masks, correct
 from secure_runner.dealer.peers import Peer
 from secure_runner.dealer.prg import SEED_BYTES, Prg
-from secure_runner.dealer.requests import RequestError, parse_request
-from secure_runner.dealer.responses import correction_response
+from secure_runner.dealer.requests import RequestError, parse_request, read_body
+from secure_runner.dealer.responses import correction_frames, data_response
 from secure_runner.dealer.seeds import decrypt_seeds
 from secure_runner.dealer.sm2 import PrivateKey
 from secure_runner.dealer.steps import Step
@@ -29,20 +29,21 @@ class RecordingSession:
         self._steps = steps
         self._counter = 0
 
-    def answer(self, operation: str, message: Any) -> bytes | None:
+    def answer(self, operation: str, body: bytes) -> bytes | None:
         """Serve a request, which must draw its masks from where the one before ended.
 
         Raises:
             RequestError: it does not, or it is malformed.
         """
-        request = parse_request(operation, message)
+        request = parse_request(operation, read_body(body))
         if request.counter != self._counter:
             raise RequestError(f"expected fresh masks at block {self._counter}, got {request.counter}")
         step = request.step
         masks = Masks(self._parties, request.counter, step.mask_blocks)
         self._counter += step.blocks
         self._steps.append(step)
-        return correction_response(correct(step, request.counter, masks, self._parties, self._secret))
+        corrections = correct(step, request.counter, masks, self._parties, self._secret)
+        return data_response(correction_frames(corrections))
 
     def prepare(self) -> None:
         """Nothing can be computed ahead: the next request is not known."""
@@ -69,7 +70,7 @@ class RecordingBook:
         request = parse_request(operation, message)
         session = self._sessions.get(request.ciphertexts)
         if session is None:
-            seeds = decrypt_seeds(self.key, request.ciphertext_bytes)
+            seeds = decrypt_seeds(self.key, request.ciphertexts)
             session = self._sessions[request.ciphertexts] = RecordingSession(seeds, self.steps)
         return session
 

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from secure_runner.dealer.requests import MAX_PARTIES
+from secure_runner.dealer.requests import MAX_CIPHERTEXT_TEXT, MAX_PARTIES
 
-__all__ = ["Registration"]
+__all__ = ["CorrectionsRequest", "Registration"]
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/-]{1,128}$")]
+_Ciphertext = Annotated[str, Field(min_length=1, max_length=MAX_CIPHERTEXT_TEXT)]
 
 
 class Registration(BaseModel):
@@ -50,3 +51,14 @@ class Registration(BaseModel):
     def agreed(self) -> tuple[str, tuple[str, ...], int, str]:
         """What must be the same from all parties."""
         return self.job, self.parties, self.adjust_rank, self.transcript_sha256
+
+
+class CorrectionsRequest(BaseModel):
+    """What the adjusting party's relay asks for: the corrections that come next."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    first: Annotated[int, Field(ge=0)]
+    """How many corrections of the session it has got before."""
+    encrypted_seeds: Annotated[tuple[_Ciphertext, ...], Field(min_length=2, max_length=MAX_PARTIES)]
+    """The parties' seeds under the job's key, base64, in rank order, as SPU's client bears them."""

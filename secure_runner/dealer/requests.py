@@ -16,6 +16,8 @@ from secure_runner.dealer.prg import block_count
 from secure_runner.dealer.steps import INPUT_COUNTS, Step, StepError
 
 __all__ = [
+    "CORRECTIONS_SUFFIX",
+    "MAX_CIPHERTEXT_TEXT",
     "MAX_PARTIES",
     "PATH_PREFIX",
     "Request",
@@ -28,8 +30,13 @@ __all__ = [
 PATH_PREFIX = "/spu.mpc.semi2k.beaver.ttp_server.BeaverService/Adjust"
 """What stands before the operation in the path of a request."""
 
+CORRECTIONS_SUFFIX = "/corrections"
+"""What stands behind a job's path where its relay asks."""
+
 MAX_PARTIES = 16
 _MAX_CIPHERTEXT_BYTES = 256
+MAX_CIPHERTEXT_TEXT = _MAX_CIPHERTEXT_BYTES * 4 // 3
+"""Characters of base64 that hold a ciphertext."""
 _MAX_COUNTER = 1 << 63
 
 
@@ -46,11 +53,6 @@ class Request:
     """First generator block; all masks follow each other from here."""
     ciphertexts: tuple[str, ...]
     """Each party's seed under the dealer's key, base64, in rank order. They identify the session."""
-
-    @property
-    def ciphertext_bytes(self) -> list[bytes]:
-        """The ciphertexts, decoded."""
-        return [base64.b64decode(text) for text in self.ciphertexts]
 
 
 def read_body(body: bytes) -> Any:
@@ -90,7 +92,8 @@ def parse_request(operation: str, message: Any) -> Request:
 
 
 def expected_body(step: Step, counter: int, ciphertexts: list[str]) -> dict[str, Any]:
-    """The JSON object that SPU's client sends for a step: what a pinned session compares with."""
+    """The JSON object that SPU's client sends for a step, its fields in SPU's order: what a pinned session
+    compares with."""
     inputs: list[dict[str, Any]] = []
     for length in step.input_bytes:
         inputs.append(
@@ -98,11 +101,13 @@ def expected_body(step: Step, counter: int, ciphertexts: list[str]) -> dict[str,
         )
         counter += block_count(length)
     body: dict[str, Any] = {"prg_inputs": inputs}
+    if step.operation == "Dot":
+        body["transpose_inputs"] = [False, False, False]
     if step.operation != "And":
         body["field_size"] = step.field_bytes
     if step.operation == "Dot":
         m, n, k = step.dims
-        body |= {"M": m, "N": n, "K": k, "transpose_inputs": [False, False, False]}
+        body |= {"M": m, "N": n, "K": k}
     elif step.operation in ("Trunc", "TruncPr"):
         body |= _without_zeros({"bits": step.bits})
     elif step.operation == "Perm":
@@ -130,7 +135,7 @@ def _ciphertexts(inputs: list[dict[str, Any]]) -> tuple[str, ...]:
     if not isinstance(texts, list) or not 2 <= len(texts) <= MAX_PARTIES:
         raise RequestError(f"encrypted_seeds: expected one for each party, 2 to {MAX_PARTIES}")
     for text in texts:
-        if not isinstance(text, str) or not 0 < len(text) <= _MAX_CIPHERTEXT_BYTES * 4 // 3:
+        if not isinstance(text, str) or not 0 < len(text) <= MAX_CIPHERTEXT_TEXT:
             raise RequestError(f"encrypted_seeds: expected base64 of at most {_MAX_CIPHERTEXT_BYTES} bytes")
         try:
             base64.b64decode(text, validate=True)

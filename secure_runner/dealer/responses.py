@@ -14,8 +14,9 @@ from typing import Any
 import orjson
 
 from secure_runner.dealer.ring import Array
+from secure_runner.dealer.steps import Step
 
-__all__ = ["Code", "correction_response", "error_response", "json_response"]
+__all__ = ["Code", "correction_frames", "data_response", "error_response", "frames_bytes", "json_response"]
 
 _FRAME = struct.Struct("<Bq")
 _REASONS = {
@@ -38,19 +39,29 @@ class Code(enum.IntEnum):
     SEED_NOT_DECRYPTED = 2
 
 
-def correction_response(corrections: Sequence[Array]) -> bytes:
-    """A whole answer with these corrections."""
+def correction_frames(corrections: Sequence[Array]) -> bytes:
+    """Corrections in SPU's frames, one frame each."""
     frames: list[bytes | memoryview] = []
     for correction in corrections:
         content = correction.reshape(-1).data.cast("B")
         frames += [_FRAME.pack(Code.DATA, content.nbytes), content]
-    return _response(200, "application/octet-stream", b"".join(frames))
+    return b"".join(frames)
+
+
+def frames_bytes(step: Step) -> int:
+    """Bytes of a step's corrections in their frames."""
+    return sum(_FRAME.size + length for length in step.output_bytes)
+
+
+def data_response(content: bytes | memoryview) -> bytes:
+    """A whole answer with this content, such as frames."""
+    return _response(200, "application/octet-stream", content)
 
 
 def error_response(code: Code, message: str) -> bytes:
     """A whole answer that makes SPU's client raise with this message."""
     text = (message or "refused").encode()
-    return _response(200, "application/octet-stream", _FRAME.pack(code, len(text)) + text)
+    return data_response(_FRAME.pack(code, len(text)) + text)
 
 
 def json_response(status: int, value: Any) -> bytes:
@@ -58,9 +69,9 @@ def json_response(status: int, value: Any) -> bytes:
     return _response(status, "application/json", orjson.dumps(value))
 
 
-def _response(status: int, content_type: str, body: bytes) -> bytes:
+def _response(status: int, content_type: str, body: bytes | memoryview) -> bytes:
     head = (
         f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: {content_type}\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     )
-    return head.encode() + body
+    return b"".join((head.encode(), body))

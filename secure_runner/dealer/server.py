@@ -6,6 +6,7 @@
 ``POST /jobs``              a party registers; waits for the others; answers with the signed grant
 ``GET /jobs/{handle}``      how the job is doing; also the party's sign of life
 ``DELETE /jobs/{handle}``   the party is done with the job
+``POST /jobs/{handle}/corrections``  the adjusting party's relay takes what comes next
 =======================  ==================================================================================
 """
 
@@ -24,9 +25,9 @@ from secure_runner.dealer.identity import Identity
 from secure_runner.dealer.jobs import JobBook
 from secure_runner.dealer.peers import Peer
 from secure_runner.dealer.recording import RecordingBook
-from secure_runner.dealer.registration import Registration
-from secure_runner.dealer.requests import PATH_PREFIX, RequestError, read_body
-from secure_runner.dealer.responses import Code, error_response, json_response
+from secure_runner.dealer.registration import CorrectionsRequest, Registration
+from secure_runner.dealer.requests import CORRECTIONS_SUFFIX, PATH_PREFIX, RequestError, read_body
+from secure_runner.dealer.responses import Code, data_response, error_response, json_response
 from secure_runner.dealer.seeds import SeedError
 from secure_runner.errors import AgreementError, OverloadedError, SecureRunnerError
 
@@ -47,7 +48,7 @@ class _Answers(Protocol):
     @property
     def next_is_heavy(self) -> bool: ...
 
-    def answer(self, operation: str, message: Any) -> bytes | None: ...
+    def answer(self, operation: str, body: bytes) -> bytes | None: ...
 
     def prepare(self) -> Any: ...
 
@@ -118,15 +119,17 @@ class Dealer:
 
     # Connections -----------------------------------------------------------------------------------------
 
-    def admit(self, connection: Connection) -> bool:
-        """Count a new connection; False where a limit is reached."""
+    def admit(self, connection: Connection) -> str | None:
+        """Count a new connection; what is wrong where a limit is reached."""
         client = connection.peer.client
         self._connections.add(connection)
         self._per_client[client] += 1
-        return (
-            len(self._connections) <= self.limits.connections
-            and self._per_client[client] <= self.limits.connections_per_client
-        )
+        if (
+            len(self._connections) > self.limits.connections
+            or self._per_client[client] > self.limits.connections_per_client
+        ):
+            return "the dealer has its limit of connections"
+        return None
 
     def release(self, connection: Connection) -> None:
         """A connection is gone."""
@@ -148,6 +151,9 @@ class Dealer:
             connection.reply(json_response(200, {"status": "ok"}))
         elif path == _JOBS_PATH and method == "POST" and isinstance(self._book, JobBook):
             self._in_task(self._register(connection, self._book, body))
+        elif path.endswith(CORRECTIONS_SUFFIX) and method == "POST" and isinstance(self._book, JobBook):
+            handle = path[len(_JOBS_PATH) + 1 : -len(CORRECTIONS_SUFFIX)]
+            self._in_task(self._hand_over(connection, self._book, handle, body))
         elif path.startswith(_JOBS_PATH + "/") and isinstance(self._book, JobBook):
             self._look_after(connection, self._book, method, path[len(_JOBS_PATH) + 1 :])
         else:
@@ -165,28 +171,28 @@ class Dealer:
             self._refuse(connection, Code.REFUSED, str(error))
             return
         try:
-            answer = session.answer(operation, message)
+            answer = session.answer(operation, body)
         except RequestError as error:
             self._fail(connection, message, str(error))
             return
         if answer is None:
-            self._in_task(self._correct_later(connection, session, operation, message))
+            self._in_task(self._correct_later(connection, session, operation, body))
         else:
             connection.reply(answer)
             if session.wants_preparation:
                 self._prepare(session)
 
     async def _correct_later(
-        self, connection: Connection, session: _Answers, operation: str, message: Any
+        self, connection: Connection, session: _Answers, operation: str, body: bytes
     ) -> None:
         """Answer when the answer is computed."""
         try:
-            while (answer := session.answer(operation, message)) is None:
+            while (answer := session.answer(operation, body)) is None:
                 await self._prepare(session)
         except RequestError as error:
-            self._fail(connection, message, str(error))
+            self._fail(connection, read_body(body), str(error))
         except MemoryError:
-            self._fail(connection, message, "the dealer has no memory for this step")
+            self._fail(connection, read_body(body), "the dealer has no memory for this step")
         else:
             connection.reply(answer)
             if session.wants_preparation:
@@ -235,13 +241,31 @@ class Dealer:
             registration = Registration.model_validate_json(body)
             grant = await book.register(registration, connection.peer)
         except ValidationError as error:
-            problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-            connection.reply(_error(400, "registration", "; ".join(problems)))
+            connection.reply(_invalid("registration", error))
         except SecureRunnerError as error:
             status = {AgreementError: 409, OverloadedError: 429}.get(type(error), 400)
             connection.reply(_error(status, error.code, str(error)))
         else:
             connection.reply(json_response(200, grant.model_dump(mode="json")))
+
+    async def _hand_over(self, connection: Connection, book: JobBook, handle: str, body: bytes) -> None:
+        """Corrections that are computed by now, at least some, to the adjusting party's relay."""
+        try:
+            asked = CorrectionsRequest.model_validate_json(body)
+            session = book.relayed_session(handle, asked.encrypted_seeds, connection.peer)
+            while (frames := session.take(asked.first)) is None:
+                await self._prepare(session)
+        except ValidationError as error:
+            connection.reply(_invalid("corrections", error))
+        except (RequestError, SeedError) as error:
+            _log.warning("refused corrections to %s: %s", connection.peer.client, error)
+            connection.reply(_error(409, "job", str(error)))
+        except MemoryError:
+            connection.reply(_error(409, "job", "the dealer has no memory for this step"))
+        else:
+            connection.reply(data_response(frames))
+            if session.wants_preparation:
+                self._prepare(session)
 
     def _look_after(self, connection: Connection, book: JobBook, method: str, handle: str) -> None:
         peer: Peer = connection.peer
@@ -258,6 +282,11 @@ class Dealer:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _invalid(code: str, error: ValidationError) -> bytes:
+    problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+    return _error(400, code, "; ".join(problems))
 
 
 def _error(status: int, code: str, message: str) -> bytes:

@@ -13,46 +13,31 @@ draws its masks along another's.
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
+from secure_runner.dealer.answers import Answers, Place, Prepared, Runs
 from secure_runner.dealer.corrections import Masks, correct
 from secure_runner.dealer.prg import SEED_BYTES, Prg
-from secure_runner.dealer.requests import RequestError, expected_body, parse_request
-from secure_runner.dealer.responses import correction_response
-from secure_runner.dealer.steps import Step
+from secure_runner.dealer.requests import RequestError
+from secure_runner.dealer.responses import correction_frames
 from secure_runner.dealer.transcript import Transcript
 
-__all__ = ["Prepared", "Session"]
+__all__ = ["Session"]
 
 # Small steps are computed together, for one call of the generators instead of one for each mask; but not so
 # many that a request that comes meanwhile would wait.
 _BATCH_MASK_BYTES = 64 << 10
 _BATCH_STEPS = 8
+# A relay takes all that waits: several runs at once spare it three questions of four.
+_RUNS_AHEAD = 4
 _HEAVY_MASK_BYTES = 1 << 20
 _HEAVY_MULTIPLICATIONS = 1 << 20
 
 
-@dataclass
-class Prepared:
-    """A step of a run that is to come: what will be asked, and the answer."""
-
-    index: int
-    step: Step
-    counter: int
-    body: dict[str, Any]
-    response: bytes
-
-    def is_asked_by(self, operation: str, message: Any) -> bool:
-        """Whether a request's path and JSON are this step's."""
-        return operation == self.step.operation and bool(message == self.body)
-
-
-class Session:
+class Session(Answers):
     """Answers of one session, computed ahead because the next request is always known.
 
+    They go out one by one, as SPU's client asks for them, or many at a time, to the adjusting party's relay.
     :meth:`prepare` may run in another thread, one call at a time, and what it returns goes to :meth:`add`;
     everything else belongs to one thread.
 
@@ -71,55 +56,46 @@ class Session:
         *,
         lookahead_bytes: int,
     ) -> None:
-        self._steps = transcript.steps
+        super().__init__(transcript, ciphertexts)
         self._parties = [Prg(seed) for seed in seeds]
-        self._ciphertexts = list(ciphertexts)
         self._secret = Prg(secrets.token_bytes(SEED_BYTES))
         self._lookahead_bytes = lookahead_bytes
-        self._pending: deque[Prepared] = deque()
-        self._pending_bytes = 0
-        self._last: Prepared | None = None
-        self._next_index = 0
-        self._next_counter = 0
-        self.served = 0
-        """Requests answered so far, repeated ones not counted."""
+        self._runs = Runs(transcript)
+        self._handed = (0, b"")
 
-    def answer(self, operation: str, message: Any) -> bytes | None:
-        """The answer to a request, or None where :meth:`prepare` and :meth:`add` have to run first.
+    def take(self, first: int) -> bytes | None:
+        """All answers that wait, as frames one after another, or None where none does.
 
-        The request before may come again (SPU's client repeats one whose answer got lost) and gets the same
-        bytes again.
+        The last ones that were taken may be taken again, as after a broken connection.
+
+        Args:
+            first: how many corrections this session has handed out before.
 
         Raises:
-            RequestError: it is not the next request of the transcript. Nothing was revealed.
+            RequestError: it is another number. Nothing was revealed.
         """
-        if not self._pending:
+        handed_first, handed = self._handed
+        if handed and first == handed_first:
+            return handed
+        if first != self.served:
+            raise RequestError(f"expected to be asked for corrections from number {self.served} on")
+        if not self.pending:
             return None
-        pending = self._pending[0]
-        if pending.is_asked_by(operation, message):
-            self._pending.popleft()
-            self._pending_bytes -= len(pending.response)
-            self._last = pending
-            self.served += 1
-            return pending.response
-        if self._last is not None and self._last.is_asked_by(operation, message):
-            return self._last.response
-        asked = parse_request(operation, message)
-        raise RequestError(
-            f"outside the registered transcript: expected step {pending.index + 1} of {len(self._steps)}, "
-            f"{pending.step.describe()} at block {pending.counter}; "
-            f"asked for {asked.step.describe()} at block {asked.counter}"
-        )
+        frames = b"".join([self.pop().frames for _ in range(len(self.pending))])
+        self._handed = (first, frames)
+        return frames
 
     @property
     def wants_preparation(self) -> bool:
-        """Whether there is room to compute ahead: less than a run, and less than the bytes allowed, waits."""
-        return len(self._pending) < len(self._steps) and self._pending_bytes < self._lookahead_bytes
+        """Whether there is room to compute ahead: less than a few runs, and than the bytes allowed, waits."""
+        return (
+            len(self.pending) < _RUNS_AHEAD * self.run_length and self.pending_bytes < self._lookahead_bytes
+        )
 
     @property
     def next_is_heavy(self) -> bool:
         """Whether the next :meth:`prepare` takes long enough to deserve a thread."""
-        step = self._steps[self._next_index]
+        step = self._runs.next.step
         return (
             sum(step.input_bytes) * len(self._parties) > _HEAVY_MASK_BYTES
             or step.multiplications > _HEAVY_MULTIPLICATIONS
@@ -127,33 +103,22 @@ class Session:
 
     def prepare(self) -> list[Prepared]:
         """Compute the answers of the next step, or of the next few small ones, in order."""
-        first_counter, batch = self._next_counter, self._next_batch()
-        _, last_step, last_counter = batch[-1]
-        masks = Masks(self._parties, first_counter, last_counter + last_step.mask_blocks - first_counter)
+        batch = self._next_batch()
+        first, last = batch[0].counter, batch[-1]
+        masks = Masks(self._parties, first, last.counter + last.step.mask_blocks - first)
         prepared = []
-        for index, step, counter in batch:
-            corrections = correct(step, counter, masks, self._parties, self._secret)
-            body = expected_body(step, counter, self._ciphertexts)
-            prepared.append(Prepared(index, step, counter, body, correction_response(corrections)))
+        for place in batch:
+            corrections = correct(place.step, place.counter, masks, self._parties, self._secret)
+            prepared.append(Prepared.of(place, self.ciphertexts, correction_frames(corrections)))
         return prepared
 
-    def add(self, prepared: list[Prepared]) -> None:
-        """Take in what :meth:`prepare` returned."""
-        self._pending.extend(prepared)
-        self._pending_bytes += sum(len(item.response) for item in prepared)
-
-    def _next_batch(self) -> list[tuple[int, Step, int]]:
-        """Index, step and counter of what comes next; moves on."""
-        batch: list[tuple[int, Step, int]] = []
-        mask_bytes = 0
-        while True:
-            index = self._next_index
-            step = self._steps[index]
-            mask_bytes += sum(step.input_bytes)
-            if batch and (mask_bytes > _BATCH_MASK_BYTES or len(batch) == _BATCH_STEPS):
-                return batch
-            batch.append((index, step, self._next_counter))
-            self._next_counter += step.blocks
-            self._next_index = (index + 1) % len(self._steps)
-            if self._next_index == 0:
-                return batch
+    def _next_batch(self) -> list[Place]:
+        """What comes next, within one run; moves on."""
+        batch = [self._runs.pass_one()]
+        mask_bytes = sum(batch[0].step.input_bytes)
+        while self._runs.next.index != 0 and len(batch) < _BATCH_STEPS:
+            mask_bytes += sum(self._runs.next.step.input_bytes)
+            if mask_bytes > _BATCH_MASK_BYTES:
+                break
+            batch.append(self._runs.pass_one())
+        return batch

@@ -1,5 +1,8 @@
 """A computing party and its dealer: one registered job for each executable, and a watch over all of them.
 
+At the adjusting party, a relay in this process fetches each job's corrections ahead of need: SPU's runtime
+gets them over loopback, and a run waits for no round trip to the dealer.
+
 Each executable gets an SPU runtime, and so a dealer's session, of its own: the dealer then knows at every
 moment which request comes next. With several executables in one session, a party that asks for the
 corrections of one while its peer runs another would learn masks.
@@ -13,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from secure_runner.dealer import DealerClient, JobWatch, Registration, TlsFiles, Transcript, beaver_config
+from secure_runner.dealer import (
+    DealerClient,
+    JobWatch,
+    Registration,
+    Relay,
+    TlsFiles,
+    Transcript,
+    beaver_config,
+)
 from secure_runner.errors import ProgramError
 
 if TYPE_CHECKING:
@@ -75,6 +86,10 @@ class Dealing:
         watch = JobWatch(client, grant.handle, self._on_lost)
         watch.start()
         self._watches.append(watch)
+        if self._spec.rank == _ADJUST_RANK:
+            relay = Relay(self._client(), grant.handle, transcript, self._on_lost)
+            return beaver_config(relay.address, _ADJUST_RANK, grant.public_key)
+        # SPU's runtime never asks here, but it wants an address.
         return beaver_config(self._address, _ADJUST_RANK, grant.public_key, tls=self._tls)
 
     def _client(self) -> DealerClient:

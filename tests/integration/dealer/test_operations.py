@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.dealt_parties import SEMI2K, configs, record, register
+from benchmarks.dealt_parties import SEMI2K, configs, record, register, relayed
 from benchmarks.spu_parties import SpuParties, compile_function
 from secure_runner.dealer import DealerProcess, Transcript
 from secure_runner.dealer.steps import INPUT_COUNTS
@@ -47,20 +47,23 @@ def _transcript(count: int, field: str, plain_truncation: bool) -> Transcript:
     return record(_compiled(), _inputs(), base, parties=count, adjust_rank=count - 1)
 
 
+@pytest.mark.parametrize("way", ["direct", "relayed"])
 @pytest.mark.parametrize(("field", "plain_truncation"), [("FM64", False), ("FM128", False), ("FM64", True)])
 def test_results_equal_plaintext(
-    parties: tuple[int, SpuParties], dealer: DealerProcess, field: str, plain_truncation: bool
+    parties: tuple[int, SpuParties], dealer: DealerProcess, field: str, plain_truncation: bool, way: str
 ) -> None:
-    """A program with all operations, pinned to its transcript, gives the plaintext result, run after run."""
+    """A program with all operations, pinned to its transcript, gives the plaintext result, run after run,
+    whether SPU's client asks the dealer itself or a relay in its process."""
     count, linked = parties
     base = {**SEMI2K, "field": field, "trunc_allow_msb_error": plain_truncation}
-    name = f"operations-{count}-{field}-{plain_truncation}"
+    name = f"operations-{count}-{field}-{plain_truncation}-{way}"
     names = [f"party{rank}" for rank in range(count)]
     transcript = _transcript(count, field, plain_truncation)
     grants = register(dealer.address, dealer.public_key, name, transcript, names=names, adjust_rank=count - 1)
-    linked.open(name, configs(dealer.address, grants, base))
+    relays = relayed(dealer.address, dealer.public_key, grants[count - 1], transcript)
+    linked.open(name, configs(dealer.address, grants, base), relays if way == "relayed" else None)
 
-    outputs, _ = linked.run(name, _compiled(), _inputs(), base, times=2)
+    outputs, _ = linked.run(name, _compiled(), _inputs(), base, times=4)
 
     for output, expected in zip(outputs, _program(*_inputs()), strict=True):
         np.testing.assert_allclose(output, np.asarray(expected), atol=_ATOL)
