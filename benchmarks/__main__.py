@@ -25,7 +25,7 @@ SUITES = {
     "startup": "from bentoml serve to ready",
     "lanes": "two sessions against one",
     "growth": "latency and bytes against batch, width and depth",
-    "dealing": "semi2k with a dealer against TrustedFirstParty and cheetah",
+    "dealing": "semi2k with a dealer against TrustedFirstParty and cheetah; the dealer's soak",
     "trees": "a tree ensemble against the network",
     "tuning": "what each chosen setting brings",
     "competitors": "CrypTen and Concrete ML on the same network",

@@ -73,7 +73,7 @@ class AdjustingParty:
         Raises:
             RefusedError: the dealer refuses.
         """
-        return self.send(step.operation, orjson.dumps(expected_body(step, counter, self._ciphertexts)))
+        return self.send(step.request, orjson.dumps(expected_body(step, counter, self._ciphertexts)))
 
     def send(self, operation: str, body: bytes) -> bytes:
         """Send any body; the corrections' bytes.

@@ -59,7 +59,7 @@ class Prepared:
 
     def is_asked_by(self, operation: str, body: bytes) -> bool:
         """Whether a request's path and body are this one's; equal bytes need no parser."""
-        return operation == self.place.step.operation and (
+        return operation == self.place.step.request and (
             body == self.body or bool(read_body(body) == orjson.loads(self.body))
         )
 

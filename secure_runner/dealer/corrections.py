@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from secure_runner.dealer.prg import BLOCK_BYTES, Prg, block_count
+from secure_runner.dealer.primes import STREAM_BYTES, prime_correction
 from secure_runner.dealer.ring import RINGS, Array, Ring
 from secure_runner.dealer.steps import Step
 
@@ -69,8 +70,12 @@ def correct(step: Step, counter: int, masks: Masks, parties: Sequence[Prg], secr
     """
     ring = RINGS[step.field_bytes]
     counters = [counter]
-    for length in step.input_bytes:
-        counters.append(counters[-1] + block_count(length))
+    for blocks in step.input_blocks:
+        counters.append(counters[-1] + blocks)
+    if step.is_prime:
+        length = step.dims[0] * STREAM_BYTES[step.field_bytes]
+        streams = [[party.stream(at, length) for party in parties] for at in counters[:-1]]
+        return [prime_correction(step.operation, step.field_bytes, streams)]
     spans = list(zip(counters, step.input_bytes, strict=False))
     if step.operation in ("And", "Eqz", "MulPriv"):
         return [_correct_mixed(step.operation, ring, spans, masks)]

@@ -42,6 +42,11 @@ class Prg:
         self._encryptor.update_into(counters.view(np.uint8).data, octets.data)
         return octets[: count * BLOCK_BYTES]
 
+    def stream(self, counter: int, byte_count: int) -> bytes:
+        """AES-128-CTR from block ``counter`` on: what permutations and prime fields are drawn from."""
+        initial = counter.to_bytes(8, "little") + bytes(8)
+        return Cipher(self._key, modes.CTR(initial)).encryptor().update(bytes(byte_count))
+
     def permutation(self, counter: int, size: int) -> Array:
         """SPU's random permutation of ``size`` indices (``int64``), from ``size - 1`` blocks.
 
@@ -51,8 +56,7 @@ class Prg:
         order = list(range(size))
         if size == 1:
             return np.array(order, np.int64)
-        initial = counter.to_bytes(8, "little") + bytes(8)
-        stream = Cipher(self._key, modes.CTR(initial)).encryptor().update(bytes((size - 1) * BLOCK_BYTES))
+        stream = self.stream(counter, (size - 1) * BLOCK_BYTES)
         low, high = np.frombuffer(stream, np.uint64).reshape(-1, 2).T
         modulus = np.arange(2, size + 1, dtype=np.uint64)
         # 2^64 mod m, in 64 bits. All factors are below 2^32, as sizes are.

@@ -12,8 +12,7 @@ from typing import Any
 
 import orjson
 
-from secure_runner.dealer.prg import block_count
-from secure_runner.dealer.steps import INPUT_COUNTS, Step, StepError
+from secure_runner.dealer.steps import INPUT_COUNTS, PRIME_SUFFIX, Step, StepError
 
 __all__ = [
     "CORRECTIONS_SUFFIX",
@@ -37,6 +36,7 @@ MAX_PARTIES = 16
 _MAX_CIPHERTEXT_BYTES = 256
 MAX_CIPHERTEXT_TEXT = _MAX_CIPHERTEXT_BYTES * 4 // 3
 """Characters of base64 that hold a ciphertext."""
+_REQUESTS = [name for name in INPUT_COUNTS if not name.endswith(PRIME_SUFFIX)]
 _MAX_COUNTER = 1 << 63
 
 
@@ -72,20 +72,18 @@ def parse_request(operation: str, message: Any) -> Request:
 
     Raises:
         RequestError: not well-formed, or using what the dealer does not serve: masks that do not follow each
-            other (a repeated range), transposed inputs (they come with repeated ranges only), prime fields
-            (no SPU kernel asks for them).
+            other (a repeated range), transposed inputs (they come with repeated ranges only).
     """
-    if operation not in INPUT_COUNTS:
-        raise RequestError(f"unknown operation; expected one of {', '.join(INPUT_COUNTS)}")
+    if operation not in _REQUESTS:
+        raise RequestError(f"unknown operation; expected one of {', '.join(_REQUESTS)}")
     if not isinstance(message, dict):
         raise RequestError("the body is not a JSON object")
+    operation += _suffix(operation, message)
     inputs = message.get("prg_inputs")
     if not isinstance(inputs, list) or len(inputs) != INPUT_COUNTS[operation]:
         raise RequestError(f"{operation}: expected {INPUT_COUNTS[operation]} items in prg_inputs")
     if any(not isinstance(item, dict) for item in inputs):
         raise RequestError("prg_inputs: expected a list of objects")
-    if message.get("element_type", "RING") not in ("RING", "UNSPECIFIED", 0, 1):
-        raise RequestError("element_type: only rings are served, not prime fields")
     ciphertexts = _ciphertexts(inputs)
     step = _step(operation, message, inputs, ciphertexts)
     return Request(step, _counter(step, message, inputs), ciphertexts)
@@ -95,11 +93,11 @@ def expected_body(step: Step, counter: int, ciphertexts: list[str]) -> dict[str,
     """The JSON object that SPU's client sends for a step, its fields in SPU's order: what a pinned session
     compares with."""
     inputs: list[dict[str, Any]] = []
-    for length in step.input_bytes:
+    for length, blocks in zip(step.input_bytes, step.input_blocks, strict=True):
         inputs.append(
             _without_zeros({"prg_count": counter, "buffer_len": length, "encrypted_seeds": ciphertexts})
         )
-        counter += block_count(length)
+        counter += blocks
     body: dict[str, Any] = {"prg_inputs": inputs}
     if step.operation == "Dot":
         body["transpose_inputs"] = [False, False, False]
@@ -108,6 +106,8 @@ def expected_body(step: Step, counter: int, ciphertexts: list[str]) -> dict[str,
     if step.operation == "Dot":
         m, n, k = step.dims
         body |= {"M": m, "N": n, "K": k}
+    elif step.is_prime:
+        body["element_type"] = "GFMP"
     elif step.operation in ("Trunc", "TruncPr"):
         body |= _without_zeros({"bits": step.bits})
     elif step.operation == "Perm":
@@ -118,6 +118,16 @@ def expected_body(step: Step, counter: int, ciphertexts: list[str]) -> dict[str,
 
 def _without_zeros(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value != 0}
+
+
+def _suffix(operation: str, message: dict[str, Any]) -> str:
+    """What the element type adds to the operation's name."""
+    element_type = message.get("element_type", "RING")
+    if element_type in ("RING", "UNSPECIFIED", 0, 1):
+        return ""
+    if element_type not in ("GFMP", 2) or operation + PRIME_SUFFIX not in INPUT_COUNTS:
+        raise RequestError("element_type: expected RING, or GFMP of Mul and MulPriv")
+    return PRIME_SUFFIX
 
 
 def _number(fields: dict[str, Any], name: str) -> int:
@@ -194,10 +204,10 @@ def _perm(message: dict[str, Any]) -> dict[str, Any]:
 def _counter(step: Step, message: dict[str, Any], inputs: list[dict[str, Any]]) -> int:
     """First block of the step; all its ranges must follow each other without a gap."""
     first = following = _number(inputs[0], "prg_count")
-    for item, length in zip(inputs, step.input_bytes, strict=True):
+    for item, blocks in zip(inputs, step.input_blocks, strict=True):
         if _number(item, "prg_count") != following:
             raise RequestError("prg_count: expected fresh masks, each after the one before")
-        following += block_count(length)
+        following += blocks
     if step.operation == "Perm":
         perm = _perm(message)
         if _number(perm, "prg_count") != following or _number(perm, "size") != step.dims[0]:

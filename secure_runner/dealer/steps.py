@@ -12,9 +12,12 @@ from functools import cached_property
 from typing import Any
 
 from secure_runner.dealer.prg import block_count
+from secure_runner.dealer.primes import STREAM_BYTES
 from secure_runner.dealer.ring import FIELD_BYTES
 
-__all__ = ["INPUT_COUNTS", "MAX_ELEMENTS", "Step", "StepError"]
+__all__ = ["INPUT_COUNTS", "MAX_ELEMENTS", "PRIME_SUFFIX", "Step", "StepError"]
+
+PRIME_SUFFIX = "Gfmp"
 
 INPUT_COUNTS: dict[str, int] = {
     "Mul": 3,
@@ -27,8 +30,11 @@ INPUT_COUNTS: dict[str, int] = {
     "RandBit": 1,
     "Eqz": 2,
     "Perm": 2,
+    "MulGfmp": 3,
+    "MulPrivGfmp": 2,
 }
-"""Operation to the number of masks that it draws."""
+"""Operation to the number of masks that it draws. The last two are Mul and MulPriv in a prime field, which
+SPU asks for as Mul and MulPriv too."""
 
 MAX_ELEMENTS = 1 << 32
 """Sizes above this are refused before anything is multiplied."""
@@ -38,7 +44,7 @@ _DIM_COUNTS = {"Dot": 3, "Trunc": 2, "TruncPr": 2, "Perm": 2}
 
 
 class StepError(Exception):
-    """Something that is not one of the ten operations with sizes that make sense."""
+    """Something that is not one of these operations with sizes that make sense."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,16 @@ class Step:
         return self.dims[1]
 
     @property
+    def is_prime(self) -> bool:
+        """Whether elements are of a prime field instead of a ring."""
+        return self.operation.endswith(PRIME_SUFFIX)
+
+    @property
+    def request(self) -> str:
+        """SPU's name of the request."""
+        return self.operation.removesuffix(PRIME_SUFFIX)
+
+    @property
     def owner(self) -> int:
         """The rank that knows the permutation of Perm."""
         return self.dims[1]
@@ -130,9 +146,15 @@ class Step:
         return self.input_bytes[-1:]
 
     @cached_property
+    def input_blocks(self) -> tuple[int, ...]:
+        """Generator blocks of each mask."""
+        size = STREAM_BYTES[self.field_bytes] if self.is_prime else self.field_bytes
+        return tuple(block_count(count * size) for count in self.input_counts)
+
+    @cached_property
     def mask_blocks(self) -> int:
         """Generator blocks that all masks take together."""
-        return sum(block_count(length) for length in self.input_bytes)
+        return sum(self.input_blocks)
 
     @cached_property
     def blocks(self) -> int:

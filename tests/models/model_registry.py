@@ -14,12 +14,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from converters import ConvertedModel
+from secure_runner.testing import simulate
+
+if TYPE_CHECKING:
+    from benchmarks.dealt_models import DealtModels
 
 __all__ = ["CASES", "Case", "Made", "case", "check_plain", "check_spu", "load_cases"]
 
@@ -86,12 +90,13 @@ def check_plain(chosen: Case, made: Made) -> float:
     return _compare(found, made.expected, chosen.plain_tolerance, margin=1e-4)
 
 
-def check_spu(chosen: Case, made: Made, protocol: str = "aby3") -> float:
-    """The largest error of the first rows under SPU; raises AssertionError above the tolerance."""
-    from secure_runner.testing import simulate
+def check_spu(chosen: Case, made: Made, predict: Callable[..., Sequence[Array]] = simulate) -> float:
+    """The largest error of the first rows under SPU; raises AssertionError above the tolerance.
 
+    ``predict`` takes the model and its inputs: ABY3 with all parties in this process, if nothing else.
+    """
     few = [array[:SPU_ROWS] for array in made.inputs]
-    found = simulate(made.model, *few, protocol=protocol)  # type: ignore[arg-type]
+    found = predict(made.model, *few)
     expected = tuple(array[:SPU_ROWS] for array in made.expected)
     return _compare(found, expected, chosen.spu_tolerance, margin=2 * chosen.spu_tolerance)
 
@@ -125,32 +130,36 @@ def _clear_rows(expected: Sequence[Array], margin: float) -> Array:
     return np.asarray(best[:, -1] - best[:, -2] > margin)
 
 
-def _row(chosen: Case) -> tuple[str, bool]:
+def _row(chosen: Case, dealt: DealtModels) -> tuple[str, bool]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = chosen.make()
             plain = check_plain(chosen, made)
             secure = check_spu(chosen, made)
+            with_dealer = check_spu(chosen, made, dealt.predict)
     except Exception as error:
         traceback.print_exc()
         reason = " ".join(str(error).split())[:120]
-        return f"| {chosen.name} | {chosen.source} | **{type(error).__name__}: {reason}** | | | |", False
+        return f"| {chosen.name} | {chosen.source} | **{type(error).__name__}: {reason}** | | | | |", False
     kinds = ", ".join(
         f"{op} {count}" if count > 1 else op for op, count in sorted(made.model.report.ops.items())
     )
-    errors = f"{plain:.0e} | {secure:.0e} | {chosen.spu_tolerance:g}"
+    errors = f"{plain:.0e} | {secure:.0e} | {with_dealer:.0e} | {chosen.spu_tolerance:g}"
     return f"| {chosen.name} | {chosen.source} | {errors} | {kinds} |", True
 
 
 def main(words: Sequence[str]) -> int:
     """Run the cases and write the page; returns the number of failures."""
+    from benchmarks.dealt_models import DealtModels
+
     rows = []
     chosen = [one for name, one in load_cases().items() if not words or any(word in name for word in words)]
-    for one in sorted(chosen, key=lambda one: (one.source, one.name)):
-        rows.append(_row(one))
-        sys.stdout.write(rows[-1][0] + "\n")
-        sys.stdout.flush()
+    with DealtModels() as dealt:
+        for one in sorted(chosen, key=lambda one: (one.source, one.name)):
+            rows.append(_row(one, dealt))
+            sys.stdout.write(rows[-1][0] + "\n")
+            sys.stdout.flush()
     if not words:
         notes = [f"- {one.name}: {one.note}" for one in CASES.values() if one.note]
         PAGE.write_text(_HEADING + "\n".join(row for row, _ in rows) + "\n\n" + "\n".join(notes) + "\n")
@@ -161,16 +170,17 @@ _HEADING = """# Whole models, from training to secure output
 
 Made by `python tests/models/model_registry.py`; the tests run the same cases. Each model is trained,
 exported, converted, compared with its own library (ONNX models with onnxruntime) in plain JAX on all rows,
-and run under SPU (ABY3, FM64, 18 fraction bits, all parties in one process) on three rows. Errors are the
-largest absolute ones, relative to the largest output where that is above 1; labels agree on every row that
-is no tie.
+and run under SPU on three rows: with ABY3, all parties in one process, and with SEMI2K, two party processes
+on a link, and a dealer process that holds them to the recorded transcript. Both with FM64 and 18 fraction
+bits. Errors are the largest absolute ones, relative to the largest output where that is above 1; labels agree
+on every row that is no tie.
 
-| model | from | error, plain | error, SPU | tolerance, SPU | operators under MPC |
-|---|---|---|---|---|---|
+| model | from | error, plain | error, ABY3 | error, SEMI2K and dealer | tolerance | operators under MPC |
+|---|---|---|---|---|---|---|
 """
 
 
 if __name__ == "__main__":
     # The cases import this module by its name: they must register in that one.
-    sys.path.insert(0, str(HERE))
+    sys.path[:0] = [str(HERE), str(PAGE.parent.parent)]
     sys.exit(importlib.import_module("model_registry").main(sys.argv[1:]))

@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from benchmarks.adjusting_party import AdjustingParty, RefusedError, seal
-from benchmarks.dealt_parties import SEMI2K, configs, record, register
+from benchmarks.dealt_parties import SEMI2K, configs, record, register, relayed
 from benchmarks.spu_parties import PartyError, SpuParties, compile_function
 from secure_runner.dealer import DealerClient, DealerConfig, DealerProcess, TlsFiles, beaver_config
 from secure_runner.errors import AgreementError, UnavailableError
@@ -58,21 +58,24 @@ def _client(deployment: _Deployment, tls: TlsFiles | None, server_name: str = "d
     )
 
 
-def test_spu_computes_over_mutual_tls(deployment: _Deployment) -> None:
-    """Registration and corrections both pass with certificates of the authority."""
+@pytest.mark.parametrize("way", ["direct", "relayed"])
+def test_spu_computes_over_mutual_tls(deployment: _Deployment, way: str) -> None:
+    """Registration and corrections both pass with certificates of the authority, whether SPU's client asks
+    for them or a relay in its process."""
     compiled = compile_function(_square_sum, _X)
+    transcript = record(compiled, [_X], SEMI2K)
     tls = [deployment.files(name) for name in _NAMES]
     dealer = deployment.dealer
     grants = register(
-        dealer.address,
-        dealer.public_key,
-        "tls",
-        record(compiled, [_X], SEMI2K),
-        tls=tls,
-        server_name="dealer",
+        dealer.address, dealer.public_key, f"tls-{way}", transcript, tls=tls, server_name="dealer"
+    )
+    relays = relayed(
+        dealer.address, dealer.public_key, grants[1], transcript, tls=tls[1], server_name="dealer"
     )
     with SpuParties(2) as parties:
-        parties.open("tls", configs(dealer.address, grants, SEMI2K, tls))
+        parties.open(
+            "tls", configs(dealer.address, grants, SEMI2K, tls), relays if way == "relayed" else None
+        )
         outputs, _ = parties.run("tls", compiled, [_X], SEMI2K, times=3)
 
     np.testing.assert_allclose(outputs[0], 6.0, atol=1e-3)
@@ -147,6 +150,11 @@ def test_only_the_adjusting_party_asks_for_corrections(deployment: _Deployment) 
 
     with pytest.raises(RefusedError, match="not that of the job's adjusting party"):
         other.ask(transcript.steps[0])
+    with (
+        _client(deployment, tls[0]) as client,
+        pytest.raises(AgreementError, match="no such job of this adjusting party"),
+    ):
+        client.corrections(grants[0].handle, 1, ciphertexts)
     adjusting.ask(transcript.steps[1])
 
 

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.dealt_parties import SEMI2K, configs, record, register, relayed
 from benchmarks.spu_parties import SpuParties, compile_function
 from secure_runner.dealer import DealerProcess, Transcript
-from secure_runner.dealer.steps import INPUT_COUNTS
+from secure_runner.dealer.steps import INPUT_COUNTS, Step
 
 _ATOL = 1e-3
 
@@ -69,6 +69,28 @@ def test_results_equal_plaintext(
         np.testing.assert_allclose(output, np.asarray(expected), atol=_ATOL)
 
 
+def test_exponentials_over_a_prime(dealer: DealerProcess, two_parties: SpuParties) -> None:
+    """SPU's EXP_PRIME asks for MulPriv modulo 2^127 - 1."""
+    base = {
+        **SEMI2K,
+        "field": "FM128",
+        "fxp_fraction_bits": 40,
+        "fxp_exp_mode": "EXP_PRIME",
+        "experimental_enable_exp_prime": True,
+    }
+    x = np.linspace(-3, 3, 7, dtype=np.float32)
+    compiled = compile_function(jnp.exp, x)
+    transcript = record(compiled, [x], base)
+    assert Step("MulPrivGfmp", 16, (7,)) in transcript.steps
+    grants = register(dealer.address, dealer.public_key, "exp-prime", transcript)
+    relays = relayed(dealer.address, dealer.public_key, grants[1], transcript)
+    two_parties.open("exp-prime", configs(dealer.address, grants, base), relays)
+
+    outputs, _ = two_parties.run("exp-prime", compiled, [x], base, times=2)
+
+    np.testing.assert_allclose(outputs[0], np.exp(x), rtol=1e-2)
+
+
 def test_all_ten_operations_are_among_them() -> None:
     """The programs above ask for each of the ten operations, on all three element sizes."""
     steps = [
@@ -77,5 +99,5 @@ def test_all_ten_operations_are_among_them() -> None:
         for step in _transcript(count, "FM64", plain_truncation).steps
     ]
 
-    assert {step.operation for step in steps} == set(INPUT_COUNTS)
+    assert {step.request for step in steps} == {step.removesuffix("Gfmp") for step in INPUT_COUNTS}
     assert {step.field_bytes for step in steps} == {4, 8, 16}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.dealer import soak
+from benchmarks.dealer_soak import soak
 
 _REQUESTS = 6_000
 _GROWTH_MIB = 8

@@ -17,6 +17,10 @@ _LIVEZ = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
 _LIMITS = DealerLimits(request_timeout_s=0.3, connections=4, connections_per_client=4, request_bytes=1000)
 
 
+def _asking_ahead(body: bytes) -> bytes:
+    return b"POST /jobs/0/corrections HTTP/1.1\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+
+
 def _with_dealer(work: Callable[[str, int], Awaitable[None]]) -> None:
     async def scenario() -> None:
         dealer = Dealer.for_jobs(DealerConfig(limits=_LIMITS), Identity())
@@ -52,7 +56,13 @@ async def _is_alive(host: str, port: int) -> bool:
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
-        st.one_of(st.binary(max_size=80), st.just(_LIVEZ), st.just(b"POST /jobs HTTP/1.1\r\n")), max_size=3
+        st.one_of(
+            st.binary(max_size=80),
+            st.just(_LIVEZ),
+            st.just(b"POST /jobs HTTP/1.1\r\n"),
+            st.binary(max_size=80).map(_asking_ahead),
+        ),
+        max_size=3,
     )
 )
 def test_any_bytes_leave_the_dealer_alive(pieces: list[bytes]) -> None:
@@ -105,6 +115,29 @@ def test_connections_are_limited() -> None:
         assert await _is_alive(host, port)
         for _, writer in held[1:]:
             writer.close()
+
+    _with_dealer(work)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"[]", b"400", b"corrections"),
+        (b'{"first": -1, "encrypted_seeds": ["a", "b"]}', b"400", b"first:"),
+        (b'{"first": 0, "encrypted_seeds": ["a"]}', b"400", b"encrypted_seeds:"),
+        (b'{"first": 0, "encrypted_seeds": ["a", "b"]}', b"409", b"no such job"),
+    ],
+)
+def test_a_relays_questions_are_validated(body: bytes, status: bytes, says: bytes) -> None:
+    """What is no question is told so; what is one is about a job of the peer's."""
+
+    async def work(host: str, port: int) -> None:
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(_asking_ahead(body))
+        answer = await reader.readuntil(b'"}')
+        assert answer.startswith(b"HTTP/1.1 " + status)
+        assert says in answer
+        writer.close()
 
     _with_dealer(work)
 

@@ -42,7 +42,7 @@ def _steps(draw: st.DrawFn) -> Step:
 @given(step=_steps(), counter=st.integers(0, 1 << 40))
 def test_reads_what_spu_sends(step: Step, counter: int) -> None:
     """Operation, sizes, position and ciphertexts come back."""
-    request = parse_request(step.operation, expected_body(step, counter, _CIPHERTEXTS))
+    request = parse_request(step.request, expected_body(step, counter, _CIPHERTEXTS))
 
     assert (request.step, request.counter, list(request.ciphertexts)) == (step, counter, _CIPHERTEXTS)
     assert Step.from_json(step.to_json()) == step
@@ -56,7 +56,7 @@ def test_any_change_is_refused_or_read_as_something_else(step: Step, data: st.Da
     name = data.draw(st.sampled_from(sorted(target)))
     original, target[name] = target[name], data.draw(_JSON)
     try:
-        request = parse_request(step.operation, body)
+        request = parse_request(step.request, body)
     except RequestError:
         return
     unchanged = target[name] == original or (name == "transpose_inputs" and target[name] == [])
@@ -85,7 +85,8 @@ def test_any_bytes_are_json_or_refused(body: bytes) -> None:
     ("change", "message"),
     [
         ({"transpose_inputs": [True, False, False]}, "transposed inputs are not served"),
-        ({"element_type": "GFMP"}, "only rings"),
+        ({"element_type": "GFMP"}, "GFMP of Mul and MulPriv"),
+        ({"element_type": "FLOAT"}, "expected RING"),
         ({"M": 1 << 40}, "expected dimensions"),
         ({"K": 5}, "buffer_len"),
         ({"field_size": 3}, "element size"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from secure_runner.dealer.prg import Prg, block_count
 from secure_runner.dealer.requests import RequestError, expected_body
@@ -46,7 +48,7 @@ class _Parties:
 
     def ask(self, step: Step, counter: int) -> bytes:
         body = orjson.dumps(expected_body(step, counter, self.ciphertexts))
-        while (answer := self.session.answer(step.operation, body)) is None:
+        while (answer := self.session.answer(step.request, body)) is None:
             self.session.add(self.session.prepare())
         return answer
 
@@ -135,6 +137,40 @@ def test_corrected_masks_are_correlated(field_bytes: int, count: int, index: int
         for source, target in enumerate(order):
             permuted[target] = first[source]
         assert last == permuted
+
+
+@pytest.mark.parametrize("field_bytes", [4, 8, 16])
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("operation", ["MulGfmp", "MulPrivGfmp"])
+def test_prime_fields_hold_their_relation(field_bytes: int, count: int, operation: str) -> None:
+    """Modulo the Mersenne prime, with masks drawn as yacl's ``FillPRandWithMersennePrime`` draws them; the
+    step that follows begins where these masks end."""
+    step, after = Step(operation, field_bytes, (_COUNT,)), Step("Mul", 8, (_COUNT,))
+    prime = {4: 2**31 - 1, 8: 2**61 - 1, 16: 2**127 - 1}[field_bytes]
+    width = 9 if field_bytes == 4 else field_bytes
+    parties = _Parties([step, after], count)
+    masks, counter = [], 0
+    for _ in step.input_bytes:
+        masks.append([_prime_elements(seed, counter, width, prime) for seed in parties.seeds])
+        counter += -(-width * _COUNT // 16)
+    (correction,) = _corrections(parties.ask(step, 0), step)
+
+    sums = [[sum(values) for values in zip(*mask, strict=True)] for mask in masks]
+    products = [math.prod(values) for values in zip(*masks[0], strict=True)]
+    if operation == "MulGfmp":
+        products = [a * b for a, b in zip(sums[0], sums[1], strict=True)]
+    assert all(value < prime for value in correction)
+    assert [(a + b - c) % prime for a, b, c in zip(sums[-1], correction, products, strict=True)] == [
+        0
+    ] * _COUNT
+    assert parties.ask(after, counter)
+
+
+def _prime_elements(seed: bytes, counter: int, width: int, prime: int) -> list[int]:
+    initial = counter.to_bytes(8, "little") + bytes(8)
+    stream = Cipher(algorithms.AES(seed), modes.CTR(initial)).encryptor().update(bytes(width * _COUNT))
+    numbers = [int.from_bytes(stream[width * i : width * i + width], "little") for i in range(_COUNT)]
+    return [(number if width == 9 else number & prime) % prime for number in numbers]
 
 
 def test_random_bits_are_random() -> None:
