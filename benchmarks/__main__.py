@@ -26,6 +26,7 @@ SUITES = {
     "lanes": "two sessions against one",
     "growth": "latency and bytes against batch, width and depth",
     "dealing": "semi2k with a dealer against TrustedFirstParty and cheetah; the dealer's soak",
+    "memory": "what 100 MB of weights take, in the build and in each party",
     "trees": "a tree ensemble against the network",
     "tuning": "what each chosen setting brings",
     "competitors": "CrypTen and Concrete ML on the same network",
@@ -90,7 +91,11 @@ def _run(name: str, bench: Workbench, progress: Progress, file: Path) -> bool:
 
 
 def _line(record: Record) -> str:
-    value = "skipped" if record.value is None else f"{record.value:.4g} {record.unit}"
+    value = (
+        str(record.detail.get("skipped", "skipped"))
+        if record.value is None
+        else f"{record.value:.4g} {record.unit}"
+    )
     ratio = "" if record.ratio is None else f", ratio {record.ratio:.3g} to {record.baseline:.4g}"
     return f"  {record.name} {record.protocol} batch {record.batch}: {value}{ratio} (n={record.n})"
 

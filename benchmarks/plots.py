@@ -25,7 +25,15 @@ _GROWTH = {
     "growth_batch": "rows of a batch",
     "growth_width": "width of both hidden layers",
     "growth_depth": "hidden layers of 64",
+    "growth_rtt": "round trip between parties, ms",
 }
+
+_PANELS = {
+    "value": ("estimated_ms", "p50 of a run, ms"),
+    "sent_bytes": ("estimated_bytes", "sent by one party, bytes"),
+    "rounds": ("estimated_rounds", "rounds"),
+}
+"""What growth records hold, where the estimate of it is, and what it is."""
 
 
 def draw(directory: Path, records: Sequence[Record]) -> list[tuple[str, str]]:
@@ -68,28 +76,26 @@ def _growth(directory: Path, records: Sequence[Record], name: str, label: str) -
     found = [r for r in records if r.name == name and r.value is not None]
     if not found:
         return None
-    figure, (times, traffic) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for protocol in sorted({r.protocol for r in found}):
-        points = sorted(
-            (r.detail["x"], r.value, r.detail["sent_bytes"]) for r in found if r.protocol == protocol
-        )
-        xs, values, sent = (list(column) for column in zip(*points, strict=True))
-        line = times.plot(xs, values, "o-", label=protocol)[0]
-        slope, constant = _fit(xs, values)
-        times.plot(xs, [constant + slope * x for x in xs], "--", color=line.get_color(), linewidth=0.8)
-        traffic.plot(xs, [count / 1000 for count in sent], "o-", label=protocol)
-    for axes, unit in ((times, "p50 of a run, ms"), (traffic, "sent by one party, kB")):
-        axes.set(xlabel=label, ylabel=unit, xscale="log", yscale="log")
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return _save(figure, directory, f"{name}.png", f"Cost against {label}; dashed: a + b·x")
-
-
-def _fit(xs: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
-    """Slope and constant of ``value = constant + slope * x``, least relative squares."""
-    weights = 1 / np.asarray(values)
-    slope, constant = np.polyfit(xs, values, 1, w=weights) if len(xs) > 1 else (0.0, values[0])
-    return float(slope), float(constant)
+    panels = [key for key in _PANELS if all(key in {"value": r.value, **r.detail} for r in found)]
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(5 * len(panels), 4), layout="constrained", squeeze=False
+    )
+    for place, key in zip(axes[0], panels, strict=True):
+        estimated, unit = _PANELS[key]
+        for protocol in sorted({r.protocol for r in found}):
+            mine = sorted((r for r in found if r.protocol == protocol), key=lambda r: r.detail["x"])
+            xs = [r.detail["x"] for r in mine]
+            line = place.plot(xs, [{"value": r.value, **r.detail}[key] for r in mine], "o-", label=protocol)[
+                0
+            ]
+            place.plot(xs, [r.detail[estimated] for r in mine], "--", color=line.get_color(), linewidth=0.8)
+        place.set(xlabel=label, ylabel=unit, xscale="log", yscale="log")
+        if key == "rounds":
+            place.set_yscale("linear")
+            place.set_ylim(bottom=0)
+        place.grid(alpha=0.3)
+        place.legend()
+    return _save(figure, directory, f"{name}.png", f"Cost against {label}; dashed: what is estimated")
 
 
 def _startup(directory: Path, records: Sequence[Record]) -> tuple[str, str] | None:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.relay import DelayRelay
 from secure_runner.dealer import DealerClient, Relay, Transcript
 
 __all__ = ["PartyError", "RelayedJob", "SpuParties", "compile_function", "runtime_config"]
@@ -81,14 +82,23 @@ class SpuParties:
     """Linked party processes. Each can hold several runtimes, one after the other or side by side."""
 
     def __init__(
-        self, count: int, *, recv_timeout_ms: int = 30_000, without_sequence_ids: bool = False
+        self,
+        count: int,
+        *,
+        recv_timeout_ms: int = 30_000,
+        without_sequence_ids: bool = False,
+        relayed: bool = False,
     ) -> None:
+        """Start them; ``relayed`` puts :attr:`relay` between them, which delays what they send."""
         context = mp.get_context("spawn")
-        addresses = [f"127.0.0.1:{port}" for port in _free_ports(count)]
+        ports = _free_ports(2 * count if relayed else count)
+        own, seen = ports[:count], ports[-count:]
+        self.relay = DelayRelay(dict(zip(seen, own, strict=True))) if relayed else None
         self._pipes: list[Connection] = []
         self.processes = []
         for rank in range(count):
-            own, other = context.Pipe()
+            addresses = [f"127.0.0.1:{(own if peer == rank else seen)[peer]}" for peer in range(count)]
+            pipe, other = context.Pipe()
             process = context.Process(
                 target=_serve_party,
                 args=(other, addresses, rank, recv_timeout_ms, without_sequence_ids),
@@ -96,7 +106,7 @@ class SpuParties:
             )
             process.start()
             other.close()
-            self._pipes.append(own)
+            self._pipes.append(pipe)
             self.processes.append(process)
         self._collect(_START_TIMEOUT_S)
 
@@ -177,6 +187,8 @@ class SpuParties:
             process.join()
         for pipe in self._pipes:
             pipe.close()
+        if self.relay is not None:
+            self.relay.close()
 
     def __enter__(self) -> SpuParties:
         return self

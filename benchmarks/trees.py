@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.models import mlp, private_function
+from benchmarks.models import NamedMlp, mlp, private_function
 from benchmarks.records import Record
 from benchmarks.spu_parties import SpuParties, compile_function
 from converters import ConvertedModel, apply_steps, from_onnx
@@ -22,7 +22,7 @@ from secure_runner.programs.manifest import NumericSpec
 from secure_runner.protocols import ProtocolName, computing_roles
 from secure_runner.spu_config import runtime_config_dict
 
-__all__ = ["measure", "train"]
+__all__ = ["boosted_trees", "measure", "train"]
 
 Array = npt.NDArray[Any]
 _FEATURES = 20
@@ -39,6 +39,21 @@ def train(trees: int = 100, depth: int = 6) -> tuple[Any, Array]:
     rows = rows.astype(np.float32)
     model = xgboost.XGBClassifier(n_estimators=trees, max_depth=depth, n_jobs=1).fit(rows, classes)
     return convert_xgboost(model, initial_types=[("X", FloatTensorType([None, _FEATURES]))]), rows
+
+
+def boosted_trees(trees: int = 20, depth: int = 3) -> NamedMlp:
+    """A regression by few and shallow trees, as homomorphic encryption can still answer it."""
+    import xgboost
+    from onnxmltools.convert import convert_xgboost
+    from onnxmltools.convert.common.data_types import FloatTensorType
+
+    rows = np.random.default_rng(0).normal(size=(1000, _FEATURES)).astype(np.float32)
+    values = rows[:, 0] * rows[:, 1] + np.maximum(rows[:, 2], 0)
+    fitted = xgboost.XGBRegressor(n_estimators=trees, max_depth=depth, n_jobs=1).fit(rows, values)
+    converted = from_onnx(convert_xgboost(fitted, initial_types=[("X", FloatTensorType([None, _FEATURES]))]))
+    function, weights = private_function(converted)
+    (expected,) = converted.predict(converted.params, rows)
+    return NamedMlp(f"trees-{trees}-{depth}", rows, np.asarray(expected), function, weights, converted)
 
 
 def measure(

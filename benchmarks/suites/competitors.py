@@ -1,4 +1,4 @@
-"""CrypTen and Concrete ML on the same network, where they install, against this project over HTTP.
+"""CrypTen and Concrete ML on the same models, where they install, against this project over HTTP.
 
 Each lives in an environment of its own under ``.bench/``. That means downloads of several gigabytes on some
 machines, hence only with ``--competitor``.
@@ -12,12 +12,13 @@ import shutil
 import socket
 import statistics
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.models import mlp
+from benchmarks.models import NamedMlp, mlp
 from benchmarks.records import Record
+from benchmarks.trees import boosted_trees
 from benchmarks.workbench import Workbench
 from secure_runner.protocols import ProtocolName
 
@@ -31,6 +32,7 @@ _RUN_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class _Rival:
+    record: str
     name: str
     python: str
     packages: tuple[str, ...]
@@ -40,10 +42,13 @@ class _Rival:
     against: ProtocolName
     full: int
     quick: int
+    model: Callable[[], NamedMlp] = mlp
 
 
+_CONCRETE = ("concrete-ml==1.9.0",)
 _RIVALS = (
     _Rival(
+        record="crypten_over_http",
         name="crypten",
         python="3.11",
         packages=("torch==2.13.0", "numpy<2", "omegaconf", "onnx", "pandas", "pyyaml", "scikit-learn"),
@@ -54,20 +59,33 @@ _RIVALS = (
         quick=5,
     ),
     _Rival(
+        record="concrete_over_http",
         name="concrete",
         python="3.10",
-        packages=("concrete-ml==1.9.0",),
+        packages=_CONCRETE,
         bare_packages=(),
         script="concrete_mlp.py",
         against="aby3",
         full=5,
         quick=1,
     ),
+    _Rival(
+        record="concrete_trees_over_http",
+        name="concrete",
+        python="3.10",
+        packages=_CONCRETE,
+        bare_packages=(),
+        script="concrete_trees.py",
+        against="aby3",
+        full=5,
+        quick=1,
+        model=boosted_trees,
+    ),
 )
 
 
 def run(bench: Workbench) -> Iterator[Record]:
-    """``crypten_over_http`` and ``concrete_over_http``; a record that says why, where one was skipped."""
+    """One record a rival and model; it says why, where it was skipped."""
     for rival in _RIVALS:
         if rival.name not in bench.competitors:
             yield _skipped(rival, f"skipped: only with --competitor {rival.name}")
@@ -81,13 +99,13 @@ def run(bench: Workbench) -> Iterator[Record]:
 
 
 def _compare(bench: Workbench, rival: _Rival, python: Path) -> Record:
-    model, count = mlp(), bench.scale(rival.full, rival.quick)
+    model, count = rival.model(), bench.scale(rival.full, rival.quick)
     with bench.serve(model, rival.against) as served:
         http = served.load.run(clients=1, requests=bench.scale(20, 5)).latencies_ms
         times = _run(rival, python, count)
         http += served.load.run(clients=1, requests=bench.scale(20, 5)).latencies_ms
     return Record.of(
-        f"{rival.name}_over_http",
+        rival.record,
         suite=SUITE,
         protocol=rival.name,
         batch=1,
@@ -96,6 +114,7 @@ def _compare(bench: Workbench, rival: _Rival, python: Path) -> Record:
         baseline=statistics.median(http),
         n=len(times),
         against=f"this project over HTTP, {rival.against}",
+        model=model.name,
         packages=[*rival.packages, *rival.bare_packages],
     )
 
@@ -136,7 +155,7 @@ def _call(command: list[str]) -> None:
 
 def _skipped(rival: _Rival, reason: str) -> Record:
     return Record.of(
-        f"{rival.name}_over_http",
+        rival.record,
         suite=SUITE,
         protocol=rival.name,
         batch=1,

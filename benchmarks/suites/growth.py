@@ -1,19 +1,19 @@
-"""How latency and bytes grow with batch, width and depth: bare SPU on this project's rewritten programs."""
+"""How latency, bytes and rounds grow with batch, width, depth and round trip, beside what is estimated.
+
+Bare SPU on this project's rewritten programs; the estimate is what ``secure-runner estimate`` says.
+"""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
-
-from benchmarks.models import NamedMlp, mlp, private_function
+from benchmarks.estimate_runs import Runs
+from benchmarks.models import NamedMlp, mlp
 from benchmarks.records import Record
-from benchmarks.spu_parties import SpuParties, compile_function
 from benchmarks.workbench import Workbench
-from secure_runner.programs.manifest import NumericSpec
-from secure_runner.protocols import ProtocolName, protocol
-from secure_runner.spu_config import runtime_config_dict
+from secure_runner.programs.estimate import Estimate, Network, estimate
 
 __all__ = ["run"]
 
@@ -21,58 +21,67 @@ SUITE = "growth"
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 WIDTHS = (16, 32, 64, 128, 256)
 DEPTHS = (1, 2, 3, 4, 6)
+ROUND_TRIPS_MS = (1, 5, 10, 20, 40)
 
 
 def run(bench: Workbench) -> Iterator[Record]:
-    """One record a point: ``growth_batch``, ``growth_width`` and ``growth_depth``, in ms."""
-    base = mlp()
-    batches, widths, depths = (
-        (BATCHES[::6], WIDTHS[::4], DEPTHS[::4]) if bench.quick else (BATCHES, WIDTHS, DEPTHS)
-    )
+    """One record a point: ``growth_batch``, ``growth_width``, ``growth_depth``, ``growth_rtt``, in ms."""
+    base, step = mlp(), bench.scale(1, 4)
     for name in bench.protocols:
-        with SpuParties(len(protocol(name).roles)) as parties:
-            point = _Points(parties, name, bench.scale(12, 4))
-            for batch in batches:
+        with contextlib.closing(Runs(name)) as runs:
+            point = _Points(runs, bench.scale(12, 4))
+            for batch in BATCHES[:: bench.scale(1, 6)]:
                 yield point.measure("growth_batch", base, batch, batch)
-            for width in widths:
+            for width in WIDTHS[::step]:
                 yield point.measure("growth_width", mlp(30, (width, width, 1)), 1, width)
-            for depth in depths:
+            for depth in DEPTHS[::step]:
                 yield point.measure("growth_depth", mlp(30, (*(64,) * depth, 1)), 1, depth)
+            for round_trip_ms in ROUND_TRIPS_MS[::step]:
+                yield point.over_network(base, round_trip_ms)
 
 
 class _Points:
-    def __init__(self, parties: SpuParties, name: ProtocolName, runs: int) -> None:
-        self._parties, self._name, self._runs = parties, name, runs
-        self._config = runtime_config_dict(name, NumericSpec(), insecure=True)
-        parties.open(SUITE, [self._config] * len(parties.processes))
+    def __init__(self, runs: Runs, times: int) -> None:
+        self._runs, self._times = runs, times
 
     def measure(self, name: str, model: NamedMlp, batch: int, x: int) -> Record:
-        """One point; the first runs warm up."""
-        function, weights = private_function(model.converted)
-        inputs = [model.rows[:batch], *weights]
-        compiled = compile_function(function, *inputs)
-        self._parties.run(SUITE, compiled, inputs, self._config, times=2)
-        runs = self._parties.run(SUITE, compiled, inputs, self._config, times=self._runs)[1]
-        sent_bytes, messages = _traffic(model, inputs[:1], self._name)
+        """One point with no network between."""
+        found = self._runs.measure(model.name, model.converted, [model.rows[:batch]], self._times)
+        priced = estimate(model.converted, protocol=self._runs.name, batch_size=batch)
+        return self._record(
+            name,
+            priced,
+            value=found.run_ms,
+            n=self._times,
+            x=x,
+            model=model.name,
+            estimated_ms=round(priced.compute_s * 1000, 2),
+            sent_bytes=round(found.sent_bytes),
+            rounds=round(found.rounds, 1),
+        )
+
+    def over_network(self, model: NamedMlp, round_trip_ms: float) -> Record:
+        """One row with a round trip between the parties, and no limit of bandwidth."""
+        priced = estimate(model.converted, protocol=self._runs.name, batch_size=1)
+        network = Network("relay", round_trip_ms / 1000, float("inf"))
+        return self._record(
+            "growth_rtt",
+            priced,
+            value=self._runs.far_ms(model.converted, [model.rows[:1]], round_trip_ms),
+            n=3,
+            x=round_trip_ms,
+            model=model.name,
+            estimated_ms=round(priced.seconds(network) * 1000, 2),
+        )
+
+    def _record(self, name: str, priced: Estimate, **fields: Any) -> Record:
         return Record.of(
             name,
             suite=SUITE,
-            protocol="semi2k-tfp" if self._name == "semi2k" else self._name,
-            batch=batch,
-            value=statistics.median(runs),
+            protocol="semi2k-tfp" if priced.protocol == "semi2k" else priced.protocol,
+            batch=priced.batch_size,
             unit="ms",
-            n=len(runs),
-            x=x,
-            sent_bytes=sent_bytes,
-            messages=messages,
-            model=model.name,
+            estimated_bytes=priced.sent_bytes,
+            estimated_rounds=priced.rounds,
+            **fields,
         )
-
-
-def _traffic(model: NamedMlp, arrays: Sequence[np.ndarray], name: ProtocolName) -> tuple[int, int]:
-    """Bytes and messages that rank 0 sends in one run, counted by SPU itself."""
-    from secure_runner.testing import run_private
-
-    traffic = run_private(model.converted, list(arrays), protocol=name, with_traffic=True).traffic
-    assert traffic is not None
-    return traffic.sent_bytes, traffic.messages

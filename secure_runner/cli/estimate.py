@@ -23,6 +23,7 @@ Examples:
   secure-runner estimate credit.onnx --protocol aby3 --batch-size 1 --batch-size 64
   secure-runner estimate encoder.onnx --shape ids=?,128 --ops
   secure-runner estimate mymodels.digits:make
+  secure-runner estimate credit.onnx --protocol aby3 --batch-size 1 --measured-ms 21
 """
 
 
@@ -42,17 +43,30 @@ Examples:
     "--shape", "shapes", multiple=True, metavar="INPUT=DIMS", help="Shape of an input, ? the batch."
 )
 @click.option("--ops", is_flag=True, help="List each kind of operation.")
+@click.option(
+    "--measured-ms",
+    type=click.FloatRange(min=0.001),
+    help="What a run of the first batch size took on the machines in question, near to each other.",
+)
 def estimate(
-    source: str, protocols: Sequence[str], batch_sizes: Sequence[int], shapes: Sequence[str], ops: bool
+    source: str,
+    protocols: Sequence[str],
+    batch_sizes: Sequence[int],
+    shapes: Sequence[str],
+    ops: bool,
+    measured_ms: float | None,
 ) -> None:
     """Convert SOURCE, and say what a run will send and how long it will take on a LAN and a WAN.
 
     SOURCE is what `secure-runner import` takes. Nothing is compiled and nothing is saved. Bytes and messages
-    are those of one party; sums are right within a factor of about two.
+    are those of one party; docs/estimate.md says how far estimates are off. Times are those of the machine
+    that they were fitted on, unless --measured-ms says how fast the machines in question are.
     """
     from secure_runner.cli.import_ import convert_source
     from secure_runner.programs.estimate import estimate as estimated
 
+    if measured_ms is not None and len(protocols) != 1:
+        raise click.UsageError("--measured-ms is of one protocol: choose it with --protocol")
     console = Console()
     with console.status(f"converting {source}"):
         model = convert_source(source, shapes)
@@ -61,7 +75,8 @@ def estimate(
             for protocol in protocols or tuple(PROTOCOLS)
             for size in batch_sizes or (1, 32)
         ]
-    console.print(_summary(found))
+    speed = 1.0 if measured_ms is None else found[0].speed(measured_ms / 1000)
+    console.print(_summary(found, speed))
     if ops:
         for entry in found:
             console.print(_by_operation(entry))
@@ -69,7 +84,7 @@ def estimate(
         console.print(entry.verdict, soft_wrap=True)
 
 
-def _summary(found: Sequence[Estimate]) -> Table:
+def _summary(found: Sequence[Estimate], speed: float) -> Table:
     from secure_runner.programs.estimate import LAN, WAN
 
     table = Table(box=None)
@@ -82,8 +97,8 @@ def _summary(found: Sequence[Estimate]) -> Table:
             f"{entry.sent_bytes / 1000:,.0f}",
             str(entry.messages),
             str(entry.rounds),
-            f"{entry.seconds(LAN) * 1000:,.0f} ms",
-            f"{entry.seconds(WAN) * 1000:,.0f} ms",
+            f"{entry.seconds(LAN, speed) * 1000:,.0f} ms",
+            f"{entry.seconds(WAN, speed) * 1000:,.0f} ms",
         )
     return table
 

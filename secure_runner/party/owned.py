@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import secretflow.distributed as sfd
 import spu
-from secretflow.device import SPUIO, PYUObject, SPUObject
+from secretflow.device import SPUIO, PYUObject
 
 from secure_runner.protocols import protocol
 
@@ -31,20 +31,25 @@ def owner_rank(spec: SessionSpec, role: Role) -> int:
     return spec.rank_of(role) if stays else _NOBODY
 
 
-def to_device(values: PYUObject, device: SPU, owner: int) -> SPUObject:
+def to_device(values: PYUObject, device: SPU, owner: int) -> list[Any]:
     """What SecretFlow's ``values.to(device)`` does, for values with an owner too.
+
+    Not an ``SPUObject``: its ``meta`` would keep the shares of all parties in memory at the values' party.
 
     Args:
         values: a tree of arrays at the party that has them.
         device: the SPU.
         owner: from :func:`owner_rank`.
+
+    Returns:
+        For each party of the device, by rank, the tree of its shares' names, as a reference to be handed to
+        the device's actors.
     """
     count = sfd.get(values.device(_chunk_count)(values, device.conf, device.world_size).data)
-    meta, io_info, *chunks = values.device(_split, num_returns=2 + count * device.world_size)(
+    _, io_info, *chunks = values.device(_split, num_returns=2 + count * device.world_size)(
         values, device.conf, device.world_size, owner
     )
-    shares = device.infeed_shares(io_info.data, [chunk.data for chunk in chunks])
-    return SPUObject(device, meta.data, shares)
+    return list(device.infeed_shares(io_info.data, [chunk.data for chunk in chunks]))
 
 
 class _OwnedIo(SPUIO):  # type: ignore[misc]

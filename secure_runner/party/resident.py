@@ -7,6 +7,7 @@ batches over its own SPU link until the session ends.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from secure_runner.errors import UnavailableError
 from secure_runner.party.dealing import Dealing
 from secure_runner.party.exit import FailureCode, end_process
 from secure_runner.party.owned import owner_rank
+from secure_runner.party.pieces import PIECE_BYTES, Piece, in_groups, joined
 from secure_runner.programs.manifest import Manifest
 from secure_runner.programs.names import input_name, output_name, param_name
 from secure_runner.protocols import protocol
@@ -105,9 +107,9 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
         """Make the ladder of executables resident.
 
         Args:
-            params: name of each param → name of its share in this runtime.
+            params: key of each piece of the params → name of its share in this runtime.
         """
-        renamed = {param_name(name): share for name, share in params.items()}
+        renamed = self._join(params)
         self.rungs: dict[int, _Rung] = {}
         for entry in self.manifest.executables:
             executable = spu.Executable()
@@ -115,9 +117,26 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
             executable.input_names = [renamed.get(name, name) for name in executable.input_names]
             runtime = self._runtimes[entry.batch_size]
             if runtime is not self.runtime:
-                for share in params.values():
+                for share in renamed.values():
                     runtime.set_var(share, self.runtime.get_var(share))
             self.rungs[entry.batch_size] = _Rung(runtime, executable)
+
+    def _join(self, params: Mapping[str, str]) -> dict[str, str]:
+        """Name of each param in an executable → name of its share; pieces are put together."""
+        pieces: dict[str, list[Piece]] = {}
+        for piece in itertools.chain.from_iterable(in_groups(self.manifest.params, PIECE_BYTES)):
+            pieces.setdefault(piece.name, []).append(piece)
+        found = {}
+        for tensor in self.manifest.params:
+            names = [params[piece.key] for piece in pieces[tensor.name]]
+            found[param_name(tensor.name)] = names[0]
+            if len(names) > 1:
+                shares = []
+                for name in names:
+                    shares.append(self.runtime.get_var(name))
+                    self.runtime.del_var(name)
+                self.runtime.set_var(names[0], joined(shares, tensor.with_batch(1)))
+        return found
 
     def _make_runtimes(self) -> dict[int, spu.Runtime]:
         """Batch size → SPU runtime: one for all, or, where a dealer pins transcripts, one for each."""
@@ -160,13 +179,17 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
         """Reconstruct outputs from all parties' shares. Called at the data owner alone."""
         return [self.io.reconstruct(list(by_party)) for by_party in zip(*shares, strict=True)]
 
-    def serve(self, params: Mapping[str, str]) -> None:
-        """Serve batches until the session ends. It never returns: the process ends with the session."""
+    def serve(self, params: Sequence[Mapping[str, str]]) -> None:
+        """Serve batches until the session ends. It never returns: the process ends with the session.
+
+        Args:
+            params: key of each piece of the params → name of its share in this runtime, in groups.
+        """
         from secure_runner.party.loops import serve
 
         self.stages.done("link_and_params")
         try:
-            self.load_program(params)
+            self.load_program({name: share for group in params for name, share in group.items()})
         except Exception as error:
             end_process(self.pipe, FailureCode.PROGRAM, error)
         serve(self)

@@ -1,8 +1,8 @@
 """What a model will cost, before anything is compiled: bytes, messages and time, for each protocol.
 
 The lowered program is read operation by operation and priced from a table of measured costs
-(`secure_runner.programs.cost_table`). Against runs, bytes and messages are mostly right within a fifth, and
-too high up to five times for trees under ABY3 (docs/estimate.md); times, within a factor of two to three.
+(`secure_runner.programs.cost_table`); what these mean in time is fitted to runs on one machine
+(`secure_runner.programs.time_table`). docs/estimate.md holds estimates against runs.
 """
 
 from __future__ import annotations
@@ -17,21 +17,16 @@ from secure_runner.programs.hlo import read_hlo
 from secure_runner.programs.lowering import lower
 from secure_runner.programs.manifest import TensorSpec
 from secure_runner.programs.pricing import Price, prices
+from secure_runner.programs.time_table import TIMES
 from secure_runner.protocols import ProtocolName
 
 if TYPE_CHECKING:
     from converters import ConvertedModel
 
-__all__ = ["LAN", "WAN", "Estimate", "Network", "OpEstimate", "estimate"]
+__all__ = ["FRAME_BYTES", "LAN", "WAN", "Estimate", "Network", "OpEstimate", "estimate"]
 
-_ROUNDS_PER_MESSAGE = {"aby3": 0.5, "semi2k": 0.5, "cheetah": 0.1}
-"""Round trips for each message of rank 0: answers travel while the next request waits, and CHEETAH sends in
-pieces without waiting (from runs over links of 10 and 40 ms)."""
-_COMPUTE_S = {"aby3": (6e-8, 1.5e-4), "semi2k": (3e-8, 1.2e-4), "cheetah": (1e-7, 1e-4)}
-"""Seconds for each byte and each message with no network between: small networks and a CNN in real processes
-on two shared cores."""
-_PRODUCT_S = 1e-9
-"""Seconds for each multiplication of a matrix product."""
+FRAME_BYTES = 125
+"""What a link adds to each message."""
 _SLOW_S = 1.0
 _HOPELESS_S = 5.0
 
@@ -58,7 +53,10 @@ class OpEstimate:
     elements: int
     sent_bytes: int
     messages: int
-    compute_s: float
+    products: int
+    """Multiplications of matrix products."""
+    moved: int
+    """Elements of windows of convolutions and pooling."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,8 @@ class Estimate:
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes that rank 0 sends."""
-        return sum(op.sent_bytes for op in self.ops)
+        """Bytes that rank 0 sends, framing included."""
+        return sum(op.sent_bytes for op in self.ops) + FRAME_BYTES * self.messages
 
     @property
     def messages(self) -> int:
@@ -84,13 +82,34 @@ class Estimate:
 
     @property
     def rounds(self) -> int:
-        """Round trips that the parties wait for."""
-        return math.ceil(self.messages * _ROUNDS_PER_MESSAGE[self.protocol])
+        """Round trips that the parties wait for: fewer than messages, since both sides send at once."""
+        return math.ceil(self.messages * TIMES[self.protocol].rounds)
 
-    def seconds(self, network: Network) -> float:
-        """Time of one run over a network."""
-        compute = sum(op.compute_s for op in self.ops)
-        return compute + self.rounds * network.round_trip_s + self.sent_bytes / network.bytes_per_s
+    @property
+    def compute_s(self) -> float:
+        """Time of one run with no network between, on the machine of the table."""
+        times = TIMES[self.protocol]
+        return (
+            times.run_s
+            + times.message_s * self.messages
+            + times.byte_s * self.sent_bytes
+            + times.product_s * sum(op.products for op in self.ops)
+            + times.moved_s * sum(op.moved for op in self.ops)
+        )
+
+    def seconds(self, network: Network, speed: float = 1.0) -> float:
+        """Time of one run over a network.
+
+        Args:
+            network: between the parties.
+            speed: of the machines, 1 for that of the table; see :meth:`speed`.
+        """
+        transfer = self.rounds * network.round_trip_s + self.sent_bytes / network.bytes_per_s
+        return self.compute_s / speed + transfer
+
+    def speed(self, measured_s: float) -> float:
+        """How fast machines are on which a run, with next to no network between, took so long."""
+        return self.compute_s / measured_s
 
     @property
     def verdict(self) -> str:
@@ -156,9 +175,8 @@ def _priced(kind: str, rows: Sequence[Price], protocol: ProtocolName) -> OpEstim
     else:
         each, per_element, messages = cost
         sent = calls * each + per_element * elements
-    per_byte, per_message = _COMPUTE_S[protocol]
-    work = per_byte * sent + per_message * messages * calls + _PRODUCT_S * sum(row.products for row in rows)
-    return OpEstimate(kind, calls, elements, round(sent), round(messages * calls), work)
+    products, moved = sum(row.products for row in rows), sum(row.moved for row in rows)
+    return OpEstimate(kind, calls, elements, round(sent), round(messages * calls), products, moved)
 
 
 def _bytes(count: float) -> str:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 __all__ = ["HloModule", "Instruction", "read_hlo"]
 
@@ -88,6 +89,20 @@ class HloModule:
     entry: str
     secret_loops: list[Instruction] = field(default_factory=list)
     """Loops whose length depends on a secret, found by `uses`."""
+
+    @cached_property
+    def instructions(self) -> Mapping[str, Instruction]:
+        """By name, which is unique in a module."""
+        return {one.name: one for body in self.computations.values() for one in body}
+
+    @cached_property
+    def readers(self) -> Mapping[str, Sequence[Instruction]]:
+        """Name to the instructions that have it as an operand."""
+        found: dict[str, list[Instruction]] = {}
+        for one in self.instructions.values():
+            for operand in dict.fromkeys(one.operands):
+                found.setdefault(operand, []).append(one)
+        return found
 
     def uses(self) -> Iterator[Use]:
         """Every instruction that runs, with the secrecy of its operands; helpers of reductions left out."""

@@ -20,6 +20,7 @@ _FLOATS: dict[str, type[np.floating[Any]]] = {"f16": np.float16, "f32": np.float
 _ROUND_DENOMINATOR = 64.0
 """Values that are multiples of 1/64 up to this size are structure (0, 1, -0.5, 2 …), in any model."""
 _ROUND_LIMIT = 4096.0
+_AT_ONCE = 1 << 22
 
 
 def constants_of(code: str) -> Iterator[npt.NDArray[np.floating[Any]]]:
@@ -57,11 +58,22 @@ def check_no_leak(code: str, params: Mapping[str, npt.NDArray[Any]]) -> None:
     if not telling.size:
         return
     for name, value in params.items():
-        if np.issubdtype(value.dtype, np.floating) and np.isin(telling, value.astype(np.float32)).any():
+        if np.issubdtype(value.dtype, np.floating) and _holds_any(value, telling):
             raise LeakError(
                 f"param {name} (shape {value.shape}) would be a constant of the program, and so public "
                 "to all parties. Pass trained values through params, never through closures or literals"
             )
+
+
+def _holds_any(value: npt.NDArray[Any], wanted: npt.NDArray[np.float32]) -> bool:
+    """Whether any of the wanted numbers, which are sorted, is in the array; without a copy of all of it."""
+    flat = value.reshape(-1)
+    for start in range(0, flat.size, _AT_ONCE):
+        part = flat[start : start + _AT_ONCE].astype(np.float32)
+        nearest = wanted[np.minimum(np.searchsorted(wanted, part), wanted.size - 1)]
+        if (nearest == part).any():
+            return True
+    return False
 
 
 def _is_round(values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:

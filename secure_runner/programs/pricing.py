@@ -7,7 +7,7 @@ is too. A product with a public number costs its truncation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from secure_runner.programs.hlo import HloModule, Use
@@ -27,6 +27,8 @@ class Price:
     """Elements of both factors of a dot."""
     products: int = 0
     """Multiplications of a dot."""
+    moved: int = 0
+    """Elements of windows, which are copied one by one before anything is computed."""
 
 
 Rule = Callable[[Use, HloModule], list[Price]]
@@ -36,6 +38,8 @@ _NAMES = """
     constant bitcast-convert call while conditional shift-left dynamic-update-slice
 """
 _FREE = frozenset(_NAMES.split())
+_SHAPED = frozenset({"broadcast", "reshape", "transpose", "slice", "concatenate", "copy"})
+_PRODUCTS = frozenset({"dot", "multiply", "convolution"})
 _DIRECT = {
     "abs": "abs",
     "atan2": "atan2",
@@ -77,12 +81,12 @@ def prices(use: Use, module: HloModule) -> list[Price] | None:
     rule = _RULES.get(op)
     if rule is None:
         return None
-    return [
-        Price(
-            p.kind, p.calls * use.times, p.elements * use.times, p.inputs * use.times, p.products * use.times
-        )
-        for p in rule(use, module)
-    ]
+    return [_times(price, use.times) for price in rule(use, module)]
+
+
+def _times(price: Price, count: int) -> Price:
+    numbers = (price.calls, price.elements, price.inputs, price.products, price.moved)
+    return Price(price.kind, *(number * count for number in numbers))
 
 
 def _size(use: Use) -> int:
@@ -102,7 +106,19 @@ def _multiply(use: Use, module: HloModule) -> list[Price]:
 def _divide(use: Use, module: HloModule) -> list[Price]:
     if not use.secret[1]:
         return [Price("multiply.sp", 1, _size(use))]
+    divisors = _before_broadcast(use.instruction.operands[1], module)
+    if divisors < _size(use):
+        # SPU takes one reciprocal for each divisor, and multiplies by it.
+        return [Price("divide.ps", 1, divisors), *_multiply(use, module)]
     return [Price("divide.ss" if use.secret[0] else "divide.ps", 1, _size(use))]
+
+
+def _before_broadcast(name: str, module: HloModule) -> int:
+    """Elements of a value before it was repeated."""
+    instruction = module.instructions[name]
+    while instruction.op in _SHAPED and instruction.operands[0] in module.instructions:
+        instruction = module.instructions[instruction.operands[0]]
+    return instruction.array.size
 
 
 def _compare(use: Use, module: HloModule) -> list[Price]:
@@ -131,8 +147,23 @@ def _logical(use: Use, module: HloModule) -> list[Price]:
 def _convert(use: Use, module: HloModule) -> list[Price]:
     before, after = use.operands[0].dtype, use.instruction.array.dtype
     if before == "pred":
-        return [Price("convert.bit", 1, _size(use))]
+        return _convert_bit(use, module)
     return [Price("floor", 1, _size(use))] if before.startswith("f") and not after.startswith("f") else []
+
+
+def _convert_bit(use: Use, module: HloModule) -> list[Price]:
+    """A bit becomes a number where it is used as one: in sums of fractions that takes an adder for each."""
+    pending, kinds = [use.instruction.name], set[str]()
+    while pending:
+        for reader in module.readers.get(pending.pop(), ()):
+            if reader.op in _SHAPED or reader.op == "convert":
+                pending.append(reader.name)
+            elif reader.op in _PRODUCTS or not reader.array.dtype.startswith("f"):
+                kinds.add("convert.bit")
+            elif reader.op != "tuple":
+                kinds.add("convert.bit.sum")
+    # Converted once, in the dearer way where there are both.
+    return [Price(max(kinds), 1, _size(use))] if kinds else []
 
 
 def _remainder(use: Use, module: HloModule) -> list[Price]:
@@ -160,7 +191,8 @@ def _reduce_window(use: Use, module: HloModule) -> list[Price]:
     window = next((text[5:] for text in sizes if text.startswith("size=")), "1")
     width = math.prod(int(dim) for dim in window.split("x"))
     depth = math.ceil(math.log2(max(width, 1)))
-    return [Price(kind, depth, _size(use) * (width - 1)) for kind in _combination(use, module)]
+    size = _size(use) * (width - 1)
+    return [Price(kind, depth, size, moved=_size(use) * width) for kind in _combination(use, module)]
 
 
 def _sort(use: Use, module: HloModule) -> list[Price]:
@@ -179,9 +211,14 @@ def _dot(use: Use, module: HloModule) -> list[Price]:
     left, right = use.operands[:2]
     if not all(use.secret):
         return [Price("multiply.sp", 1, _size(use))] if _is_float(use) else []
-    contracted = use.instruction.attribute("lhs_contracting_dims").strip("{}")
-    depth = math.prod(left.dims[int(dim)] for dim in contracted.split(",") if dim)
-    return [Price("dot", 1, _size(use), left.size + right.size, _size(use) * depth)]
+    depth = _product(left.dims, use.instruction.attribute("lhs_contracting_dims"))
+    # SPU multiplies the matrices of a batch one after the other.
+    count = _product(left.dims, use.instruction.attribute("lhs_batch_dims"))
+    return [Price("dot", count, _size(use), left.size + right.size, _size(use) * depth)]
+
+
+def _product(dims: Sequence[int], chosen: str) -> int:
+    return math.prod(dims[int(dim)] for dim in chosen.strip("{}").split(",") if dim)
 
 
 def _convolution(use: Use, module: HloModule) -> list[Price]:
@@ -192,7 +229,7 @@ def _convolution(use: Use, module: HloModule) -> list[Price]:
     features = kernel.dims[labels.split("_")[1].split("->")[0].index("o")]
     depth = kernel.size // max(features, 1)
     windows = _size(use) // max(features, 1) * depth
-    return [Price("dot", 1, _size(use), windows + kernel.size, _size(use) * depth)]
+    return [Price("dot", 1, _size(use), windows + kernel.size, _size(use) * depth, windows)]
 
 
 def _gather(use: Use, module: HloModule) -> list[Price]:

@@ -39,13 +39,15 @@ def test_a_suite_runs_writes_records_and_draws(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bench: OK" in done.stdout
     items = json.loads((tmp_path / "latest.json").read_text())
-    assert {item["name"] for item in items} == {"growth_batch", "growth_width", "growth_depth"}
+    assert {item["name"] for item in items} == {"growth_batch", "growth_width", "growth_depth", "growth_rtt"}
     assert all(set(_CONTRACT) <= set(item) for item in items)
     assert all(item["value"] > 0 and item["n"] > 0 and item["trust"] for item in items)
     batches = {item["detail"]["x"]: item["detail"] for item in items if item["name"] == "growth_batch"}
     assert batches[64]["sent_bytes"] > 8 * batches[1]["sent_bytes"]
     # Rounds hardly grow with the batch: what batching lives on.
-    assert batches[64]["messages"] <= 1.2 * batches[1]["messages"]
+    assert batches[64]["rounds"] <= 1.5 * batches[1]["rounds"]
+    far = {item["detail"]["x"]: item["value"] for item in items if item["name"] == "growth_rtt"}
+    assert far[40] > 10 * 40, "at least ten round trips of 40 ms"
     page = (tmp_path / "index.html").read_text()
     assert 'src="growth_batch.png"' in page
     assert (tmp_path / "growth_batch.png").stat().st_size > 1000

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from skl2onnx import to_onnx
+from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
 from converters import from_flax, from_onnx
 from secure_runner.cli.estimate import estimate as command
 from secure_runner.programs.accuracy import accuracy
-from secure_runner.programs.estimate import LAN, WAN, estimate
+from secure_runner.programs.estimate import FRAME_BYTES, LAN, WAN, estimate
 from secure_runner.programs.files import read_program
 from secure_runner.testing import run_private
 
@@ -34,14 +35,35 @@ def _network():
 
 @pytest.mark.parametrize("protocol", ["aby3", "semi2k"])
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_estimates_are_within_a_factor_of_what_is_sent(protocol, batch_size):
-    """Bytes and messages within 1.7 of those of a run."""
+def test_estimates_are_within_a_fourth_of_what_is_sent(protocol, batch_size):
+    """Bytes and messages; in ABY3 who sends in a truncation is drawn, so one run may differ by some more."""
+    allowed = 1.25 if protocol == "semi2k" else 1.4
     model = _network()
     found = estimate(model, protocol=protocol, batch_size=batch_size)
     traffic = run_private(model, [X[:batch_size]], protocol=protocol, with_traffic=True).traffic
     assert found.unpriced == ()
-    assert 1 / 1.7 < found.sent_bytes / traffic.sent_bytes < 1.7
-    assert 1 / 1.7 < found.messages / traffic.messages < 1.7
+    carried = traffic.sent_bytes + FRAME_BYTES * traffic.messages
+    assert 1 / allowed < found.sent_bytes / carried < allowed
+    assert 1 / allowed < found.messages / traffic.messages < allowed
+
+
+def test_bits_of_trees_cost_little():
+    """They become numbers within a product, which is cheap, and not by an adder for each."""
+    labels = X[:, 0] + X[:, 1] > 0
+    fitted = GradientBoostingClassifier(n_estimators=20, max_depth=3).fit(X, labels)
+    model = from_onnx(to_onnx(fitted, X[:1], options={"zipmap": False}))
+    found = estimate(model, protocol="aby3", batch_size=8)
+    traffic = run_private(model, [X], protocol="aby3", with_traffic=True).traffic
+    assert found.sent_bytes < 1.4 * (traffic.sent_bytes + FRAME_BYTES * traffic.messages)
+
+
+def test_a_measured_run_says_how_fast_machines_are():
+    """Compute is scaled by it, transfer and round trips are not."""
+    found = estimate(_network(), protocol="semi2k")
+    speed = found.speed(found.compute_s / 2)
+    assert speed == pytest.approx(2)
+    saved = found.seconds(LAN) - found.seconds(LAN, speed)
+    assert saved == pytest.approx(found.compute_s / 2)
 
 
 def test_rounds_decide_on_a_wan_and_a_peeled_model_has_few():
@@ -74,6 +96,9 @@ def test_the_command_prints_a_row_for_each_protocol_and_batch(tmp_path):
     assert result.exit_code == 0, result.output
     assert result.output.count("fit for requests under") == 3, result.output
     assert "dot" in result.output
+    again = CliRunner().invoke(command, [str(path), "--protocol", "aby3", "--measured-ms", "5"])
+    assert again.exit_code == 0, again.output
+    assert "choose it" in CliRunner().invoke(command, [str(path), "--measured-ms", "5"]).output
 
 
 def test_a_program_says_what_its_run_was_estimated_to_cost(small_files, small_model):

@@ -1,0 +1,29 @@
+"""How long what a run does takes; ``TIMES`` is written by ``benchmarks/estimate_error.py --fit``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["TIMES", "Times"]
+
+
+class Times(NamedTuple):
+    """Of one protocol, on the machine of the fit, with no network between."""
+
+    run_s: float
+    """Of any run."""
+    message_s: float
+    byte_s: float
+    product_s: float
+    """Of one multiplication of a matrix product."""
+    moved_s: float
+    """Of one element of a window of a convolution or pooling."""
+    rounds: float
+    """Rounds that the parties wait for, for each message."""
+
+
+TIMES: dict[str, Times] = {
+    "semi2k": Times(0.00214, 0.000206, 1.48e-08, 3.57e-09, 4.48e-07, 0.534),
+    "aby3": Times(0.00251, 0.000253, 3.51e-08, 0.0, 7.85e-07, 0.545),
+    "cheetah": Times(0.00153, 0.00101, 0.0, 5.6e-06, 0.000116, 0.547),
+}
