@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
@@ -77,6 +78,27 @@ def test_relayed_answers_are_right_run_after_run(dealer: DealerProcess) -> None:
             counter = party.counter
             check_answer(step, job.seeds, counter, party.ask(step))
     job.relay.close()
+
+
+def test_jobs_run_side_by_side(dealer: DealerProcess) -> None:
+    """Four sessions at once, of three element sizes each: every one gets its own corrections."""
+    mixed = [Step("Mul", 8, (16,)), Step("And", 16, (8,)), Step("MulPriv", 4, (16,)), Step("Mul", 16, (4,))]
+
+    def run(job: _Job) -> list[bytes]:
+        party = job.party()
+        answers = []
+        for step in mixed * 5:
+            counter = party.counter
+            answers.append(party.ask(step))
+            if step.field_bytes == 8 or step.operation == "And":
+                check_answer(step, job.seeds, counter, answers[-1])
+        return answers
+
+    jobs = [_Job(dealer, Transcript.of(mixed)) for _ in range(4)]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        answers = list(pool.map(run, jobs))
+
+    assert len({answer for given in answers for answer in given}) == len(jobs) * len(mixed) * 5
 
 
 def test_what_a_relay_holds_is_bounded(dealer: DealerProcess) -> None:
