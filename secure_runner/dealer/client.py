@@ -26,6 +26,8 @@ __all__ = ["DealerClient", "JobWatch"]
 
 _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 10.0
+_CORRECTIONS_TIMEOUT_S = 300.0
+"""SPU's own limit: a huge correction may take long. A dealer that hangs is noticed by the job's watch."""
 
 
 class DealerClient:
@@ -116,9 +118,9 @@ class DealerClient:
         path = f"/jobs/{handle}{CORRECTIONS_SUFFIX}"
         question = {"first": first, "encrypted_seeds": list(ciphertexts)}
         try:
-            return self._request("POST", path, json=question).content
+            return self._request("POST", path, json=question, timeout_s=_CORRECTIONS_TIMEOUT_S).content
         except UnavailableError:
-            return self._request("POST", path, json=question).content
+            return self._request("POST", path, json=question, timeout_s=_CORRECTIONS_TIMEOUT_S).content
 
     def end(self, handle: str) -> None:
         """Tell the dealer that the job is over.
