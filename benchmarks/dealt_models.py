@@ -78,14 +78,9 @@ class DealtModels:
     ) -> list[Array]:
         name, address, identity = next(self._names), self._dealer.address, self._dealer.public_key
         transcript = record(compiled, flat, base, adjust_rank=_ADJUST_RANK)
-        if not transcript.steps:
-            # Sums alone need no correlated randomness, and there is nothing to pin.
-            base = {**base, "beaver_type": "TrustedFirstParty"}
-            self._parties.open(name, [base, base])
-        else:
-            grants = register(address, identity, name, transcript, adjust_rank=_ADJUST_RANK)
-            relays = relayed(address, identity, grants[_ADJUST_RANK], transcript)
-            self._parties.open(name, configs(address, grants, base), relays)
+        grants = register(address, identity, name, transcript, adjust_rank=_ADJUST_RANK)
+        relays = relayed(address, identity, grants[_ADJUST_RANK], transcript)
+        self._parties.open(name, configs(address, grants, base), relays)
         outputs, _ = self._parties.run(name, compiled, flat, base, times=2)
         return outputs
 
