@@ -58,7 +58,7 @@ class Served:
         until = time.monotonic() + _SETTLE_TIMEOUT_S
         while time.monotonic() < until:
             parties = [process for process in self.server.children(recursive=True) if _is_party(process)]
-            if len(parties) == 2 * len(self.parties().keys() - {"dealer"}) and _are_idle(parties):
+            if len(parties) == 3 * len(self.parties().keys() - {"dealer"}) and _are_idle(parties):
                 return
             time.sleep(0.2)
         raise RuntimeError(f"no warm standby processes after {_SETTLE_TIMEOUT_S:.0f} s")

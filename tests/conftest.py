@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,32 +56,34 @@ class TlsCluster:
         )
 
 
+def _make_tls_cluster(
+    directory: Path, protocol: str = "aby3", /, *, pinned: bool = False, **changes: Any
+) -> TlsCluster:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(directory / "ca.pem"))
+    plain = embedded_cluster(protocol).model_dump() | {"embedded": False, "tls": {"ca_file": "ca.pem"}}
+    if pinned:
+        plain["tls"] = {}
+        for name, party in plain["parties"].items():
+            party["certificate_file"] = f"{name}.pem"
+    made = TlsCluster(directory, Cluster.model_validate(plain | changes), authority)
+    for name in made.cluster.parties:
+        certificate, key = made.issue(name)
+        made.settings[name] = PartySettings(
+            cluster=made.cluster,
+            cluster_directory=directory,
+            party=name,
+            tls_certificate_file=certificate,
+            tls_key_file=key,
+            dealer_key=base64.b64encode(bytes(32)).decode() if made.cluster.dealer else None,
+        )
+    return made
+
+
 @pytest.fixture
 def tls_cluster(tmp_path: Path) -> Callable[..., TlsCluster]:
     """Makes clusters on free loopback ports with mutual TLS."""
-
-    def make(protocol: str = "aby3", *, pinned: bool = False, **changes: Any) -> TlsCluster:
-        authority = trustme.CA()
-        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-        plain = embedded_cluster(protocol).model_dump() | {"embedded": False, "tls": {"ca_file": "ca.pem"}}
-        if pinned:
-            plain["tls"] = {}
-            for name, party in plain["parties"].items():
-                party["certificate_file"] = f"{name}.pem"
-        made = TlsCluster(tmp_path, Cluster.model_validate(plain | changes), authority)
-        for name in made.cluster.parties:
-            certificate, key = made.issue(name)
-            made.settings[name] = PartySettings(
-                cluster=made.cluster,
-                cluster_directory=tmp_path,
-                party=name,
-                tls_certificate_file=certificate,
-                tls_key_file=key,
-                dealer_key=base64.b64encode(bytes(32)).decode() if made.cluster.dealer else None,
-            )
-        return made
-
-    return make
+    return functools.partial(_make_tls_cluster, tmp_path)
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,23 @@ def small_files(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
+def tls_pair(
+    deploy: Callable[..., Deployed], small_files: PartyFiles, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TlsCluster, dict[str, Deployed]]:
+    """Model owner and data owner in session over mutual TLS, with the quickest protocol without a third."""
+    directory = tmp_path_factory.mktemp("pair")
+    # The parties of cheetah; semi2k without a dealer is insecure, and quicker.
+    made = _make_tls_cluster(directory, "cheetah", protocol="semi2k", insecure=True)
+    files = {"model-owner": small_files, "data-owner": replace(small_files, params_file=None)}
+    parties = {
+        name: deploy(files=files[name], settings=settings, wait=False) for name, settings in made.settings.items()
+    }
+    for party in parties.values():
+        party.wait_ready()
+    return made, parties
+
+
+@pytest.fixture(scope="module")
 def deploy(small_files: PartyFiles) -> Iterator[Callable[..., Deployed]]:
     """Starts deployments, by default embedded and ready to serve; ends them after the module."""
     made: list[Deployed] = []
@@ -236,5 +256,5 @@ def deploy(small_files: PartyFiles) -> Iterator[Callable[..., Deployed]]:
         return made[-1]
 
     yield start
-    for deployed in made:
+    for deployed in reversed(made):
         deployed.stop()

@@ -195,6 +195,7 @@ class Deployment:
                     "epoch": lane.state.epoch,
                     "serving": lane.state.serving.is_set(),
                     "recoveries": lane.state.recoveries,
+                    "reserve": all(member.has_reserve for member in lane.members),
                     "stages_s": {m.party: m.started.get("stages_s", {}) for m in lane.members},
                     "processes": {m.party: m.process.pid for m in lane.members if m.process is not None},
                 }

@@ -46,14 +46,17 @@ class LocalDealer:
     async def start(self, order: SessionOrder) -> None:
         """Nothing to do: the parties register their jobs themselves."""
 
-    async def ended(self) -> str:
+    def use(self, epoch: int) -> None:
+        """Nothing to do: it knows its jobs, whichever sessions they are of."""
+
+    async def ended(self, epoch: int) -> str:
         """Wait until the dealer's process is gone."""
         assert self.process is not None
         while self.process.is_running:
             await asyncio.sleep(_LOOK_INTERVAL_S)
         return "died"
 
-    async def end(self) -> None:
+    async def end(self, epoch: int) -> None:
         """Nothing to do: a session's jobs end with its parties."""
 
     async def close(self) -> None:

@@ -5,80 +5,133 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from secure_runner.config import PartySettings
-from secure_runner.errors import AgreementError, SecureRunnerError
+from secure_runner.config import SLOTS, PartySettings
+from secure_runner.errors import AgreementError, SecureRunnerError, UnavailableError
 from secure_runner.sessions.channel import Peer
 from secure_runner.sessions.coordination import connect_coordination
 from secure_runner.sessions.lane import LaneState
 from secure_runner.sessions.member import LocalMember, SessionOrder
-from secure_runner.sessions.messages import CoordinationError, End, Ended, Hello, Ready, Start, Warm
+from secure_runner.sessions.messages import CoordinationError, End, Ended, Hello, Ready, Renew, Start, Warm
 
 __all__ = ["Follower", "FollowerLane"]
 
 _log = logging.getLogger(__name__)
 _DISAGREEMENT_PAUSE_S = 5.0
+_PAUSE_S = 0.2
+
+
+@dataclass
+class _Session:
+    """A session that this party has been ordered into."""
+
+    start: Start
+    ready: bool = False
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it serves or has failed to."""
+    told_to_end: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class FollowerLane:
-    """One lane at this party."""
+    """One lane at this party: the session that serves, and the one in reserve."""
 
     def __init__(self, member: LocalMember, lane: int) -> None:
         self.member = member
         self.state = LaneState(lane)
         self._orders: asyncio.Queue[Start] = asyncio.Queue(maxsize=1)
-        self._told_to_end = asyncio.Event()
+        self._sessions: dict[int, _Session] = {}
+        self._latest_epoch = 0
 
     def take(self, message: Start | End) -> None:
-        """An order of the leader about this lane."""
+        """An order of the leader about this lane. One that repeats or skips back changes nothing."""
         if isinstance(message, End):
-            if message.epoch == self.state.epoch:
-                self._told_to_end.set()
-        elif self._orders.empty():
+            if message.epoch in self._sessions:
+                self._sessions[message.epoch].told_to_end.set()
+        elif message.epoch > self._latest_epoch and len(self._sessions) < SLOTS and self._orders.empty():
+            self._latest_epoch = message.epoch
             self._orders.put_nowait(message)
+        else:
+            _log.warning("lane %d: an order into session %d is refused", self.state.lane, message.epoch)
 
     async def follow(self, peer: Peer) -> None:
-        """Join one session after the other, until the connection is over."""
-        self._orders = asyncio.Queue(maxsize=1)
+        """Join the sessions that are ordered, until the connection is over."""
+        self._orders, self._latest_epoch = asyncio.Queue(maxsize=1), 0
+        tasks: set[asyncio.Task[None]] = set()
         try:
             while True:
-                await self.member.warm()
+                await self._warm()
                 await peer.send(Warm(lane=self.state.lane))
-                start = await self._orders.get()
-                reason = await self._session(peer, start)
-                self.state.recovers(reason)
+                session = _Session(await self._orders.get())
+                self._sessions[session.start.epoch] = session
+                task = asyncio.create_task(self._take_part(peer, session))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+                await session.settled.wait()
         except CoordinationError:
             return
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _session(self, peer: Peer, start: Start) -> str:
-        self.state.epoch = start.epoch
-        self._told_to_end.clear()
-        order = SessionOrder(start.session_id, start.epoch, start.lane, start.slot, start.terms)
-        told = asyncio.create_task(self._told_to_end.wait())
-        own = asyncio.create_task(self._own_part(peer, order))
+    async def _warm(self) -> None:
+        """Wait until a process stands by, however often one dies before it does."""
+        while True:
+            try:
+                return await self.member.warm()
+            except UnavailableError as error:
+                _log.warning("lane %d: a process that was to stand by is gone: %s", self.state.lane, error)
+                await asyncio.sleep(_PAUSE_S)
+
+    async def _take_part(self, peer: Peer, session: _Session) -> None:
+        """This party's part in one session, from its start to its end."""
+        epoch, reason = session.start.epoch, "the connection is over"
+        told = asyncio.create_task(session.told_to_end.wait())
+        own = asyncio.create_task(self._own_part(peer, session))
         try:
             await asyncio.wait({told, own}, return_when=asyncio.FIRST_COMPLETED)
-            if not own.done():
-                return "the leader ended it"
-            reason = own.result()
-            await peer.send(Ended(epoch=start.epoch, lane=start.lane, reason=reason))
-            return f"own part: {reason}"
+            reason = f"own part: {own.result()}" if own.done() else "the leader ended it"
+            if own.done():
+                with contextlib.suppress(CoordinationError):
+                    await peer.send(Ended(epoch=epoch, lane=self.state.lane, reason=own.result()))
         finally:
-            self.state.ends_serving()
+            del self._sessions[epoch]
+            session.settled.set()
+            if epoch == self.state.epoch:
+                self.state.recovers(reason)
+            self._choose()
             for task in (told, own):
                 task.cancel()
             await asyncio.gather(told, own, return_exceptions=True)
-            await self.member.end()
+            await self.member.end(epoch)
 
-    async def _own_part(self, peer: Peer, order: SessionOrder) -> str:
+    async def _own_part(self, peer: Peer, session: _Session) -> str:
         """Start this party's process and wait for its end; why it ended."""
+        start = session.start
+        order = SessionOrder(
+            start.session_id, start.epoch, start.lane, start.slot, start.terms, start.relieves
+        )
         try:
             await self.member.start(order)
+            await peer.send(Ready(epoch=start.epoch, lane=start.lane))
         except SecureRunnerError as error:
             return error.code
-        await peer.send(Ready(epoch=order.epoch, lane=order.lane))
-        self.state.begins_serving()
-        return await self.member.ended()
+        session.ready = True
+        session.settled.set()
+        self._choose()
+        return await self.member.ended(start.epoch)
+
+    def _choose(self) -> None:
+        """Serve the session that relieves the others, or else the oldest that is ready."""
+        ready = [session.start for session in self._sessions.values() if session.ready]
+        relieving = [start for start in ready if start.relieves]
+        if not ready:
+            self.state.ends_serving()
+            return
+        chosen = relieving[-1] if relieving else ready[0]
+        self.member.use(chosen.epoch)
+        self.state.begins_serving(chosen.epoch)
 
 
 class Follower:
@@ -89,6 +142,11 @@ class Follower:
         self._leader = settings.cluster.party_with("model_owner")
         self._hello = hello
         self._lanes = {lane.state.lane: lane for lane in lanes}
+        self._renewal = asyncio.Event()
+
+    def renew(self) -> None:
+        """Ask the leader for new sessions; while it is away, as soon as it is there."""
+        self._renewal.set()
 
     async def run(self) -> None:
         """Follow until cancelled; then end everything."""
@@ -110,6 +168,7 @@ class Follower:
         async with connecting as peer:
             self._note(f"connected to {self._leader}; warming up")
             following = [asyncio.create_task(lane.follow(peer)) for lane in self._lanes.values()]
+            following.append(asyncio.create_task(self._ask_for_renewal(peer)))
             try:
                 async for message in peer:
                     if isinstance(message, (Start, End)) and message.lane in self._lanes:
@@ -118,6 +177,13 @@ class Follower:
                 for task in following:
                     task.cancel()
                 await asyncio.gather(*following, return_exceptions=True)
+
+    async def _ask_for_renewal(self, peer: Peer) -> None:
+        with contextlib.suppress(CoordinationError):
+            while True:
+                await self._renewal.wait()
+                await peer.send(Renew())
+                self._renewal.clear()
 
     def _note(self, sentence: str) -> None:
         for lane in self._lanes.values():

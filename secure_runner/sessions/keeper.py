@@ -19,6 +19,7 @@ from secure_runner.sessions.leader import LaneLeader
 from secure_runner.sessions.limits import Allowance, BatchLimits
 from secure_runner.sessions.member import LocalMember, Member
 from secure_runner.sessions.remote import RemoteMember, attend
+from secure_runner.sessions.rotation import watch_certificates
 from secure_runner.sessions.watch import IDLE_WATCH, PartyWatch
 
 __all__ = ["Keeper", "Lane", "Oversight", "PartyFiles", "embedded_keeper", "follower_keeper", "leader_keeper"]
@@ -107,9 +108,14 @@ def leader_keeper(
         leaders.append(leader)
         lanes.append(Lane(leader.state, [own]))
 
+    def renew() -> None:
+        for leader in leaders:
+            leader.renew()
+
     async def listen() -> None:
         hello = make_hello(settings, manifest)
-        async with serve_coordination(settings, hello, lambda peer: attend(peer, remote)):
+        async with serve_coordination(settings, hello, lambda peer: attend(peer, remote, renew)):
+            await watch_certificates(settings, renew)
             await asyncio.Event().wait()
 
     return Keeper(lanes, [listen(), *(leader.run() for leader in leaders)])
@@ -121,7 +127,8 @@ def follower_keeper(
     """Every other computing party's runner: it joins the sessions that are ordered."""
     lanes = [FollowerLane(_local(settings, files, oversight), lane) for lane in range(settings.cluster.lanes)]
     follower = Follower(settings, make_hello(settings, manifest), lanes)
-    return Keeper([Lane(lane.state, [lane.member]) for lane in lanes], [follower.run()])
+    work = [follower.run(), watch_certificates(settings, follower.renew)]
+    return Keeper([Lane(lane.state, [lane.member]) for lane in lanes], work)
 
 
 def _local(settings: PartySettings, files: PartyFiles, oversight: Oversight) -> LocalMember:

@@ -17,7 +17,7 @@ class LaneState:
 
     lane: int
     epoch: int = 0
-    """Number of the latest session; 0 before the first."""
+    """Number of the session that serves, or of the latest that did; 0 before the first."""
     recoveries: int = 0
     """Sessions that ended although nobody asked them to."""
     doing: str = "starting"
@@ -25,14 +25,17 @@ class LaneState:
     serving: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while a session serves at this party."""
 
-    def begins_serving(self) -> None:
-        """A session is ready."""
-        self.doing = f"session {self.epoch} is serving"
+    def begins_serving(self, epoch: int) -> None:
+        """A session serves from now on, in the place of any other."""
+        if self.serving.is_set() and epoch == self.epoch:
+            return
+        self.epoch = epoch
+        self.doing = f"session {epoch} is serving"
         self.serving.set()
         _log.info("lane %d: %s", self.lane, self.doing)
 
     def ends_serving(self) -> None:
-        """The session is over, or did not start."""
+        """The session is over."""
         self.serving.clear()
 
     def recovers(self, reason: str) -> None:
@@ -40,6 +43,14 @@ class LaneState:
         self.recoveries += 1
         self.doing = f"session {self.epoch} ended ({reason}); starting the next"
         _log.warning("lane %d: %s", self.lane, self.doing)
+
+    def fails(self, epoch: int, reason: str) -> None:
+        """A session could not be formed."""
+        sentence = f"session {epoch} {reason}; starting the next"
+        _log.warning("lane %d: %s", self.lane, sentence)
+        if not self.serving.is_set():
+            self.recoveries += 1
+            self.doing = sentence
 
     def waits(self, reason: str) -> None:
         """Something else must happen first."""

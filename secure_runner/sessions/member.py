@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +34,8 @@ class SessionOrder:
     slot: int
     terms: Terms | None = None
     """The model owner's limits, for the data owner."""
+    relieves: bool = False
+    """Whether it takes the place of a session that still serves, as soon as it is ready."""
 
 
 class Member(Protocol):
@@ -52,12 +54,16 @@ class Member(Protocol):
         """Have the party join the session; returns when it serves. Raises UnavailableError if it cannot."""
         ...
 
-    async def ended(self) -> str:
-        """Wait until the party's part in the present session is over; why, as a code."""
+    def use(self, epoch: int) -> None:
+        """Requests go to this session from now on."""
         ...
 
-    async def end(self) -> None:
-        """End the party's part in the present session, if there is one."""
+    async def ended(self, epoch: int) -> str:
+        """Wait until the party's part in a session is over; why, as a code."""
+        ...
+
+    async def end(self, epoch: int) -> None:
+        """End the party's part in a session, if it has one."""
         ...
 
     async def close(self) -> None:
@@ -65,8 +71,18 @@ class Member(Protocol):
         ...
 
 
+@dataclass
+class _Part:
+    """This party's part in one session."""
+
+    process: PartyProcess
+    started_at: float
+    started: Mapping[str, Any] = field(default_factory=dict)
+    """What the process said of its start."""
+
+
 class LocalMember:
-    """A party whose processes this runner looks after: one in session, one standing by.
+    """A party whose processes this runner looks after: up to two in session, and one standing by.
 
     Args:
         settings: of the party.
@@ -92,17 +108,32 @@ class LocalMember:
         self._watch = watch
         self._limits = limits
         self._allowance = allowance
-        self._started_at = 0.0
         self._standby: asyncio.Task[PartyProcess] | None = None
-        self.process: PartyProcess | None = None
-        """The process in session, if there is one."""
-        self.started: Mapping[str, Any] = {}
-        """What the process in session said of its start."""
+        self._parts: dict[int, _Part] = {}
+        self._used_epoch = 0
+        self._relieving: set[asyncio.Task[None]] = set()
 
     @property
     def party(self) -> str:
         """The party's name."""
         return self._settings.party
+
+    @property
+    def process(self) -> PartyProcess | None:
+        """The process in the session that requests go to, if there is one."""
+        part = self._parts.get(self._used_epoch)
+        return None if part is None else part.process
+
+    @property
+    def has_reserve(self) -> bool:
+        """Whether a process of this party serves a session that requests do not go to yet."""
+        return any(part.started for epoch, part in self._parts.items() if epoch > self._used_epoch)
+
+    @property
+    def started(self) -> Mapping[str, Any]:
+        """What that process said of its start."""
+        part = self._parts.get(self._used_epoch)
+        return {} if part is None else part.started
 
     async def warm(self) -> None:
         """Wait until a warm process stands by."""
@@ -118,7 +149,8 @@ class LocalMember:
         """Put the standing-by process into the session."""
         assert self._standby is not None, "a session starts with warm processes"
         process = await self._standby
-        self._standby, self.process = None, process
+        self._standby = None
+        self._parts[order.epoch] = part = _Part(process, time.monotonic())
         spec = SessionSpec(
             settings=self._settings,
             session_id=order.session_id,
@@ -132,38 +164,51 @@ class LocalMember:
         if self._allowance is not None:
             self._allowance.update(order.terms)
         self._watch.session_started(spec)
-        self._started_at = time.monotonic()
         process.on_report = lambda report: self._watch.batch_ran(spec, report)
         process.admits = lambda _, about: self._admits(spec, about)
-        self.started = await process.start(spec)
-        for batch_size, run_s in self.started.get("run_s", {}).items():
+        part.started = await process.start(spec)
+        for batch_size, run_s in part.started.get("run_s", {}).items():
             self._watch.batch_ran(spec, RunReport(0, AboutBatch(int(batch_size)), run_s=run_s))
         self._standby = asyncio.create_task(self._spawn(_STANDBY_DELAY_S))
 
-    async def ended(self) -> str:
-        """Wait for the end of the process in session."""
-        assert self.process is not None
-        return await self.process.ended()
+    def use(self, epoch: int) -> None:
+        """Have requests go to this session; the data owner's process in an earlier one ends once idle."""
+        self._used_epoch = epoch
+        if self._settings.role == "data_owner":
+            for earlier, part in self._parts.items():
+                if earlier < epoch:
+                    task = asyncio.create_task(self._relieve(part.process))
+                    self._relieving.add(task)
+                    task.add_done_callback(self._relieving.discard)
 
-    async def end(self) -> None:
-        """Kill the process in session."""
-        process, self.process = self.process, None
-        if process is None:
+    async def ended(self, epoch: int) -> str:
+        """Wait for the end of the process in a session."""
+        return await self._parts[epoch].process.ended()
+
+    async def end(self, epoch: int) -> None:
+        """Kill the process in a session."""
+        part = self._parts.pop(epoch, None)
+        if part is None:
             return
-        reason = process.end_reason or "ended"
-        await process.kill()
-        if process.spec is not None:
-            self._watch.session_ended(process.spec, reason, time.monotonic() - self._started_at)
+        reason = part.process.end_reason or "ended"
+        await part.process.kill()
+        if part.process.spec is not None:
+            self._watch.session_ended(part.process.spec, reason, time.monotonic() - part.started_at)
 
     async def close(self) -> None:
-        """Kill both processes."""
-        await self.end()
+        """Kill all processes."""
+        await asyncio.gather(*(self.end(epoch) for epoch in list(self._parts)))
         standby, self._standby = self._standby, None
         if standby is not None:
             standby.cancel()
             done = (await asyncio.gather(standby, return_exceptions=True))[0]
             if isinstance(done, PartyProcess):
                 await done.kill()
+
+    @staticmethod
+    async def _relieve(process: PartyProcess) -> None:
+        await process.idle()
+        await process.kill("renewed")
 
     def _admits(self, spec: SessionSpec, about: AboutBatch) -> bool:
         reason = "" if self._limits is None else self._limits.take(about.batch_size)

@@ -22,6 +22,7 @@ __all__ = [
     "Probe",
     "ProbeReply",
     "Ready",
+    "Renew",
     "SessionMessage",
     "Start",
     "Terms",
@@ -127,6 +128,8 @@ class Start(_Message):
     epoch: Count
     lane: Count
     slot: Annotated[int, Field(ge=0, le=1)]
+    relieves: bool = False
+    """The data owner leaves its present session for this one as soon as it is ready."""
     terms: Terms | None = None
     """For the data owner alone, where the model owner has set limits."""
 
@@ -156,6 +159,12 @@ class Ended(_Message):
     reason: Code
 
 
+class Renew(_Message):
+    """Member to leader: its certificates were replaced; new sessions shall take the place of the present."""
+
+    type: Literal["renew"] = "renew"
+
+
 class Heartbeat(_Message):
     """The sender lives."""
 
@@ -171,7 +180,7 @@ class Goodbye(_Message):
 
 Greeting = Hello | ClockRequest | ClockReply | Known | Probe | ProbeReply | Goodbye
 """Messages before the parties have agreed."""
-SessionMessage = Warm | Start | Ready | End | Ended | Heartbeat | Goodbye
+SessionMessage = Warm | Start | Ready | End | Ended | Renew | Heartbeat | Goodbye
 """Messages after that."""
 
 _GREETING: TypeAdapter[Greeting] = TypeAdapter(Annotated[Greeting, Field(discriminator="type")])

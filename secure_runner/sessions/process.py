@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 _PING_INTERVAL_S = 0.25
 _STARTING_PATIENCE = 4
 """While a session starts, a process may be silent for this many freeze timeouts: libraries load meanwhile."""
+_IMPORTING_PATIENCE = 24
+"""Before that, while it imports, for this many: a machine that starts all its parties at once is slow."""
 _STREAM_LIMIT = 1 << 24
 _REPORTED = tuple(field.name for field in fields(RunReport) if field.name.endswith(("_s", "_bytes")))
 
@@ -114,7 +116,6 @@ class PartyProcess:
         """
         self.spec = spec
         self._send(Frame(Kind.START, meta=spec.model_dump(mode="json")))
-        self._tasks.append(asyncio.create_task(self._watch()))
         return await asyncio.shield(self._ready)
 
     async def run(self, about: AboutBatch, arrays: Mapping[str, Array]) -> BatchResult:
@@ -147,8 +148,13 @@ class PartyProcess:
         finally:
             self._runs.pop(run_id, None)
 
+    async def idle(self) -> None:
+        """Wait until every batch that it was given is answered."""
+        while self._runs:
+            await asyncio.wait(self._runs.values())
+
     async def ended(self) -> str:
-        """Wait for the end; why, as a code: ``died``, ``frozen``, ``ended``, or what the party said."""
+        """Wait for the end; why, as a code: one of this runner's, as ``died``, or what the party said."""
         return await asyncio.shield(self._ended)
 
     def when_ended(self, call: Callable[[], None]) -> None:
@@ -176,7 +182,7 @@ class PartyProcess:
 
     async def _attach(self) -> None:
         reader, self._writer = await asyncio.open_connection(sock=self._sock, limit=_STREAM_LIMIT)
-        self._tasks.append(asyncio.create_task(self._read(reader)))
+        self._tasks += [asyncio.create_task(self._read(reader)), asyncio.create_task(self._watch())]
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
@@ -203,6 +209,12 @@ class PartyProcess:
             admitted = self.admits(frame.id, _about_of(frame))
             self._send(Frame(Kind.ADMIT, frame.id, {"admitted": admitted}))
 
+    @property
+    def _patience(self) -> int:
+        if not self._warm.done():
+            return _IMPORTING_PATIENCE
+        return _STARTING_PATIENCE if self.spec is not None and not self._ready.done() else 1
+
     async def _watch(self) -> None:
         clock = asyncio.get_running_loop().time
         self._silence_s = 0.0
@@ -212,8 +224,7 @@ class PartyProcess:
             await asyncio.sleep(_PING_INTERVAL_S)
             # A pause of this very process is no silence of the other: its answers may lie unread.
             self._silence_s += min(clock() - before_s, 2 * _PING_INTERVAL_S)
-            starting = 1 if self._ready.done() else _STARTING_PATIENCE
-            if self._silence_s > starting * self._freeze_timeout_s:
+            if self._silence_s > self._patience * self._freeze_timeout_s:
                 await self.kill("frozen")
 
     def _send(self, frame: Frame) -> None:
@@ -234,7 +245,7 @@ class PartyProcess:
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
-        level = logging.INFO if reason == "ended" else logging.WARNING
+        level = logging.INFO if reason in ("ended", "renewed") else logging.WARNING
         _log.log(level, "party %s: process %d ended (%s)", self.party, self.pid, reason)
 
 

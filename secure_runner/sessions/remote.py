@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from secure_runner.errors import UnavailableError
 from secure_runner.sessions.channel import Peer
 from secure_runner.sessions.member import SessionOrder
-from secure_runner.sessions.messages import CoordinationError, End, Ended, Ready, SessionMessage, Start, Warm
+from secure_runner.sessions.messages import (
+    CoordinationError,
+    End,
+    Ended,
+    Ready,
+    Renew,
+    SessionMessage,
+    Start,
+    Warm,
+)
 
 __all__ = ["RemoteMember", "attend"]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Its part in one session."""
+
+    ready: asyncio.Future[None]
+    over: asyncio.Future[str]
 
 
 class RemoteMember:
@@ -24,9 +42,7 @@ class RemoteMember:
         self._lane = lane
         self._peer: Peer | None = None
         self._warm = asyncio.Event()
-        self._epoch = 0
-        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._parts: dict[int, _Part] = {}
 
     @property
     def party(self) -> str:
@@ -42,7 +58,7 @@ class RemoteMember:
         peer = self._peer
         self._warm.clear()
         loop = asyncio.get_running_loop()
-        self._epoch, self._ready, self._over = order.epoch, loop.create_future(), loop.create_future()
+        self._parts[order.epoch] = part = _Part(loop.create_future(), loop.create_future())
         if peer is None:
             raise UnavailableError(f"{self._party} is not connected")
         try:
@@ -52,25 +68,30 @@ class RemoteMember:
                     epoch=order.epoch,
                     lane=order.lane,
                     slot=order.slot,
+                    relieves=order.relieves,
                     terms=order.terms if self._is_data_owner else None,
                 )
             )
         except CoordinationError as error:
             raise UnavailableError(str(error)) from error
-        waits: list[asyncio.Future[Any]] = [self._ready, self._over]
+        waits: list[asyncio.Future[Any]] = [part.ready, part.over]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        if self._over.done():
-            raise UnavailableError(f"{self._party}: {self._over.result()}")
+        if part.over.done():
+            raise UnavailableError(f"{self._party}: {part.over.result()}")
 
-    async def ended(self) -> str:
+    def use(self, epoch: int) -> None:
+        """Nothing to do: its runner follows by itself."""
+
+    async def ended(self, epoch: int) -> str:
         """Wait until the party says that its part is over, or is gone."""
-        return await asyncio.shield(self._over)
+        return await asyncio.shield(self._parts[epoch].over)
 
-    async def end(self) -> None:
+    async def end(self, epoch: int) -> None:
         """Have the party end its part, if it can be told. If it cannot, it ends by itself: so it is built."""
-        if self._peer is not None and self._epoch and not self._over.done():
+        part = self._parts.pop(epoch, None)
+        if self._peer is not None and part is not None and not part.over.done():
             with contextlib.suppress(CoordinationError):
-                await self._peer.send(End(epoch=self._epoch, lane=self._lane))
+                await self._peer.send(End(epoch=epoch, lane=self._lane))
 
     async def close(self) -> None:
         """Nothing to do: the closing connection ends the party's part."""
@@ -84,28 +105,35 @@ class RemoteMember:
         if self._peer is peer:
             self._peer = None
             self._warm.clear()
-            self._finish("disconnected")
+            for part in self._parts.values():
+                _finish(part, "disconnected")
 
     def take(self, message: SessionMessage) -> None:
-        """A message of the party about this lane. What is of another epoch is too late and ignored."""
+        """A message of the party about this lane. What is of another session is too late and ignored."""
         if isinstance(message, Warm):
             self._warm.set()
-        elif isinstance(message, Ready) and message.epoch == self._epoch and not self._ready.done():
-            self._ready.set_result(None)
-        elif isinstance(message, Ended) and message.epoch == self._epoch:
-            self._finish(message.reason)
-
-    def _finish(self, reason: str) -> None:
-        if not self._over.done():
-            self._over.set_result(reason)
+            return
+        part = self._parts.get(message.epoch) if isinstance(message, (Ready, Ended)) else None
+        if part is not None and isinstance(message, Ended):
+            _finish(part, message.reason)
+        elif part is not None and not part.ready.done():
+            part.ready.set_result(None)
 
 
-async def attend(peer: Peer, members: Mapping[tuple[str, int], RemoteMember]) -> None:
+def _finish(part: _Part, reason: str) -> None:
+    if not part.over.done():
+        part.over.set_result(reason)
+
+
+async def attend(
+    peer: Peer, members: Mapping[tuple[str, int], RemoteMember], renew: Callable[[], None]
+) -> None:
     """Pass a peer's messages on to its members until it is gone.
 
     Args:
         peer: a party's runner.
         members: by party and lane.
+        renew: called when the party asks for new sessions.
     """
     own = {lane: member for (party, lane), member in members.items() if party == peer.party}
     for member in own.values():
@@ -113,7 +141,9 @@ async def attend(peer: Peer, members: Mapping[tuple[str, int], RemoteMember]) ->
     try:
         async for message in peer:
             lane = getattr(message, "lane", None)
-            if isinstance(message, (Warm, Ready, Ended)) and lane in own:
+            if isinstance(message, Renew):
+                renew()
+            elif isinstance(message, (Warm, Ready, Ended)) and lane in own:
                 own[lane].take(message)
     finally:
         for member in own.values():

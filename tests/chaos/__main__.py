@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -88,15 +88,20 @@ def main(
                 left_s = seconds["embedded"] / len(chosen)
                 outcomes.append(run.embedded(protocol, list(faults) or list(FAULTS), left_s))
         if "soak" in parts:
-            outcome, trends = run.soak(chosen[0], seconds["soak"])
-            outcomes.append(outcome)
+            for protocol in chosen:
+                outcome, found = run.soak(protocol, seconds["soak"] / len(chosen))
+                outcomes.append(outcome)
+                trends += found
         if "organisations" in parts:
-            outcomes += run.organisations(seconds["organisations"])
+            outcomes += run.organisations(chosen, seconds["organisations"])
     console.print(report.outcomes_table(outcomes), report.recoveries_table(outcomes))
     if trends:
         console.print(report.trends_table(trends))
     records = report.records(outcomes, trends, seed=seed, load_before=load_before, clients=clients)
     write_records(results, records)
+    for record in records:
+        if record.name.endswith("recovery_all_p95_s") and record.value is not None:
+            console.print(f"{record.name}: {record.value:.1f}, n {record.n}")
     finish(outcomes, trends, records)
 
 
@@ -159,18 +164,17 @@ class Run:
         with self._served(protocol, outcome) as (target, load):
             console.print(f"{outcome.name}: up to {_SOAK_REQUESTS} requests or {seconds:.0f} s")
             trends = soak(target, load, requests=_SOAK_REQUESTS, seconds=seconds, say=console.print)
-        return outcome, trends
+        return outcome, [replace(trend, role=f"{protocol}, {trend.role}") for trend in trends]
 
-    def organisations(self, seconds: float) -> list[Outcome]:
-        """Two organisations on hosts of their own."""
+    def organisations(self, protocols: list[str], seconds: float) -> list[Outcome]:
+        """Organisations on hosts of their own."""
         if not can_make_hosts():
             console.print("organisations: skipped, needs root and iproute2 to make hosts")
             return []
         from chaos.two_hosts import run
 
-        return [
-            run(self.bench.home, seed=self.seed, seconds=seconds, clients=self.clients, say=console.print)
-        ]
+        options = {"seed": self.seed, "seconds": seconds / len(protocols), "clients": self.clients}
+        return [run(self.bench.home, protocol, **options, say=console.print) for protocol in protocols]
 
     @contextlib.contextmanager
     def _served(self, protocol: str, outcome: Outcome) -> Iterator[tuple[Target, object]]:

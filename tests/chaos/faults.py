@@ -68,6 +68,29 @@ def kill_standby(target: Target, host: Host, chosen: random.Random) -> Blow:
     return kill_party(target, host, chosen)
 
 
+def kill_waiting(target: Target, host: Host, chosen: random.Random) -> Blow:
+    """``kill -9`` of a process that waits: in the session in reserve, or standing by."""
+    return _signal("waiting", chosen.choice(target.standing_by()), signal.SIGKILL)
+
+
+def freeze_waiting(target: Target, host: Host, chosen: random.Random) -> Blow:
+    """SIGSTOP of a process that waits and, at once, of a party in session; then SIGCONT."""
+    waiting = chosen.choice(target.standing_by())
+    _signal("waiting", waiting, signal.SIGSTOP)
+    blow = freeze_party(target, host, chosen)
+    _signal("waiting", waiting, signal.SIGCONT)
+    return blow
+
+
+def kill_everything_of_a_party(target: Target, host: Host, chosen: random.Random) -> Blow:
+    """``kill -9`` of every process of one party, at once: in session, in reserve, standing by."""
+    role = chosen.choice(sorted(role for role in target.processes() if role.startswith("party ")))
+    now_s = time.monotonic()
+    for process in target.processes()[role]:
+        _signal("", process, signal.SIGKILL)
+    return Blow(role.removeprefix("party "), now_s, now_s)
+
+
 def kill_all_parties(target: Target, host: Host, chosen: random.Random) -> Blow:
     """``kill -9`` of every party in session, at once."""
     now_s = time.monotonic()
@@ -101,6 +124,18 @@ def freeze_party(target: Target, host: Host, chosen: random.Random) -> Blow:
     return blow
 
 
+def freeze_worker(role: str) -> Callable[[Target, Host, random.Random], Blow]:
+    """SIGSTOP of a worker of the server, then SIGCONT: nothing can be answered before that."""
+
+    def freeze(target: Target, host: Host, chosen: random.Random) -> Blow:
+        worker = target.processes()[role][0]
+        began_s = _signal(role, worker, signal.SIGSTOP).began_s
+        time.sleep(_FROZEN_S)
+        return Blow(role, began_s, _signal(role, worker, signal.SIGCONT).cleared_s)
+
+    return freeze
+
+
 def freeze_dealer(target: Target, host: Host, chosen: random.Random) -> Blow:
     """SIGSTOP of the dealer, then SIGCONT."""
     dealer = target.processes()["dealer"][0]
@@ -124,10 +159,15 @@ FAULTS: Mapping[str, Fault] = {
     "kill": Fault("kill -9, one party", kill_party),
     "kill-all": Fault("kill -9, all parties", kill_all_parties),
     "kill-standby": Fault("kill -9, standby and party", kill_standby),
+    "kill-waiting": Fault("kill -9, a process that waits", kill_waiting),
+    "kill-everything": Fault("kill -9, every process of a party", kill_everything_of_a_party),
     "freeze": Fault("SIGSTOP, one party", freeze_party),
+    "freeze-waiting": Fault("SIGSTOP, standby and party", freeze_waiting),
     "kill-dealer": Fault("kill -9, dealer", kill_dealer, protocols=("semi2k",)),
     "freeze-dealer": Fault("SIGSTOP, dealer", freeze_dealer, protocols=("semi2k",)),
     "cut": Fault("loopback down for 3 s", cut, needs_root=True),
+    "freeze-runner": Fault("SIGSTOP, runner's worker", freeze_worker("runner"), server_worker=True),
+    "freeze-service": Fault("SIGSTOP, service's worker", freeze_worker("service"), server_worker=True),
     "kill-runner": Fault("kill -9, runner's worker", kill_runner, server_worker=True),
     "kill-service": Fault(
         "kill -9, service's worker", kill_service, server_worker=True, loses_connections=True

@@ -45,10 +45,20 @@ def recoveries_table(outcomes: Sequence[Outcome]) -> Table:
     for outcome in outcomes:
         for fault, found in _by_fault(outcome):
             seconds = [r.after_s for r in found if r.after_s is not None]
-            numbers = [f"{np.percentile(seconds, p):.1f}" for p in (50, 95, 100)] if seconds else ["–"] * 3
             cold = sum(not r.warm for r in found)
-            table.add_row(outcome.name, fault, str(len(found)), *numbers, str(cold))
+            table.add_row(outcome.name, fault, str(len(found)), *_quantiles(seconds), str(cold))
+    for server_worker, what in ((False, "all faults of parties"), (True, "all faults of servers")):
+        seconds = _of_all(outcomes, server_worker=server_worker)
+        table.add_row("all parts", what, str(len(seconds)), *_quantiles(seconds), "", style="bold")
     return table
+
+
+def _quantiles(seconds: Sequence[float]) -> list[str]:
+    return [f"{np.percentile(seconds, p):.1f}" for p in (50, 95, 100)] if seconds else ["–"] * 3
+
+
+def _of_all(outcomes: Sequence[Outcome], *, server_worker: bool) -> list[float]:
+    return [s for outcome in outcomes for s in outcome.seconds_away(server_worker=server_worker)]
 
 
 def trends_table(trends: Sequence[Trend]) -> Table:
@@ -75,6 +85,14 @@ def records(
     """One record a number."""
     noted = {"seed": seed, "load_before": round(load_before, 1), "clients": clients}
     found = [record for outcome in outcomes for record in _outcome_records(outcome, noted)]
+    for name, server_worker in (("recovery_all_p95_s", False), ("server_worker_recovery_all_p95_s", True)):
+        seconds = _of_all(outcomes, server_worker=server_worker)
+        value = float(np.percentile(seconds, 95)) if seconds else None
+        found.append(
+            Record.of(
+                name, suite=SUITE, protocol="all", batch=0, value=value, unit="s", n=len(seconds), **noted
+            )
+        )
     if trends:
         worst = max(trends, key=lambda trend: trend.growth)
         growth = {trend.role: round(trend.growth, 4) for trend in trends}
@@ -89,6 +107,11 @@ def _outcome_records(outcome: Outcome, noted: dict[str, object]) -> Iterator[Rec
         for percent in (50, 95):
             value = float(np.percentile(seconds, percent)) if seconds else None
             yield _record(f"{name}_p{percent}_s", outcome, value, "s", len(seconds), **counts)
+    for fault, found in _by_fault(outcome):
+        seconds = [r.after_s for r in found if r.after_s is not None]
+        p50, p95 = (float(np.percentile(seconds, p)) if seconds else None for p in (50, 95))
+        place = {"part": outcome.name, "fault": fault, "p50_s": p50}
+        yield _record("fault_recovery_p95_s", outcome, p95, "s", len(seconds), **place, **noted)
     total = sum(outcome.counts.values())
     values = {
         "right_answers": outcome.counts["right"],

@@ -21,6 +21,8 @@ __all__ = ["Leftovers", "Target", "marked_processes", "role_of"]
 _MARK = "SECURE_RUNNER_CHAOS"
 _PARTY, _DEALER, _WORKER = "secure_runner.party", "secure_runner.dealer", "_bentoml_impl.worker.service"
 _STOP_TIMEOUT_S = 30.0
+_WAITING = 2
+"""Processes of a party beside the one in session."""
 _LISTENS = "0A"
 """State of a listening socket in /proc/net/tcp."""
 
@@ -83,7 +85,7 @@ class Target:
         return found
 
     def in_session(self) -> dict[str, psutil.Process]:
-        """Party → its process in session: the older of each pair; the other one stands by."""
+        """Party → its process in session: the oldest; the others are in reserve or stand by."""
         return {
             role.removeprefix("party "): processes[0]
             for role, processes in self.processes().items()
@@ -91,7 +93,7 @@ class Target:
         }
 
     def standing_by(self) -> list[psutil.Process]:
-        """The younger of each pair."""
+        """All others: in the session in reserve, or standing by."""
         return [
             process
             for role, processes in self.processes().items()
@@ -100,9 +102,9 @@ class Target:
         ]
 
     def has_warm_standbys(self, look_s: float = 0.4) -> bool:
-        """Whether each party has a standing-by process, and none of them is still busy with its imports."""
+        """Whether each party has its two processes that wait, and none of them is still getting ready."""
         standing_by = self.standing_by()
-        if len(standing_by) < len(self.in_session()):
+        if len(standing_by) < _WAITING * len(self.in_session()):
             return False
         try:
             before = [sum(process.cpu_times()[:2]) for process in standing_by]

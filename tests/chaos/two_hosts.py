@@ -1,8 +1,9 @@
-"""Two organisations on hosts of their own: one's whole server killed and restarted, the line cut."""
+"""Organisations on hosts of their own: one's whole server killed and restarted, one's line cut."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import signal
@@ -28,12 +29,14 @@ _MARK = "HOME"
 """An organisation's processes, whoever their parents are, have its directory as their home."""
 
 
-def run(home: Path, *, seed: int, seconds: float, clients: int, say: Callable[[str], None]) -> Outcome:
-    """Follow docs/deploy.md at two organisations, then trouble them until the time is over."""
-    outcome = Outcome("two organisations", "cheetah")
-    chosen = random.Random(f"{seed}-organisations")
+def run(
+    home: Path, protocol: str, *, seed: int, seconds: float, clients: int, say: Callable[[str], None]
+) -> Outcome:
+    """Follow docs/deploy.md at all organisations, then trouble them until the time is over."""
+    outcome = Outcome(f"organisations {protocol}", protocol)
+    chosen = random.Random(f"{seed}-organisations-{protocol}")
     with Network() as network:
-        followed = Followed.make("cheetah", network, home / "organisations")
+        followed = Followed.make(protocol, network, home / f"organisations-{protocol}")
         try:
             followed.follow()
             with Load(
@@ -73,11 +76,11 @@ def _trouble(
     seconds: float,
     say: Callable[[str], None],
 ) -> None:
-    faults = {
-        "line down for 4 s": lambda: _cut(followed.network, chosen.choice(sorted(followed.parties))),
-        "alice's server kill -9, restarted": lambda: _restart(followed, "alice"),
-        "bob's server kill -9, restarted": lambda: _restart(followed, "bob"),
+    faults: dict[str, Callable[[], float]] = {
+        f"{name}'s server kill -9, restarted": functools.partial(_restart, followed, name)
+        for name in followed.parties
     }
+    faults["line down for 4 s"] = lambda: _cut(followed.network, chosen.choice(sorted(followed.parties)))
     began_s = time.monotonic()
     while time.monotonic() - began_s < seconds:
         for name in chosen.sample(sorted(faults), len(faults)):

@@ -13,8 +13,9 @@ import ssl
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ import bentoml
 import httpx
 import numpy as np
 import pytest
+import schemathesis
 import tritonclient.http as triton
 import trustme
 from bentoml.exceptions import BentoMLException
 from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
 
 from secure_runner.cli.predict import predict
 
@@ -188,6 +191,57 @@ def test_bodies_without_end_are_cut_off(served: Served) -> None:
     assert received.startswith(b"HTTP/1.1 408")
     assert b"body_timeout" in received
     assert httpx.post(f"{served.url}/predict", json={"inputs": [[1, 2, 3]]}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x16\x03\x01\x02\x00" + bytes(512),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nContent-Length: 1\r\n\r\n{}",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 200_000,
+        b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n",
+        b"\xff" * 4096,
+    ],
+    ids=["silence", "tls", "http2", "version", "length", "lengths", "chunk", "header", "path", "noise"],
+)
+def test_what_is_no_request_is_closed(served: Served, data: bytes) -> None:
+    """It gets a 4xx or nothing, and the next client is served."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as stranger:
+        received = b""
+        # The server may close while the rest is still being sent.
+        with suppress(ConnectionError):
+            stranger.sendall(data)
+            stranger.shutdown(socket.SHUT_WR)
+            while part := stranger.recv(4096):
+                received += part
+    assert received[:10] in (b"", b"HTTP/1.1 4"), received[:40]
+    assert httpx.post(f"{served.url}/predict", json={"inputs": [[1, 2, 3]]}).status_code == 200
+
+
+def test_generated_requests_over_http_are_no_servers_fault(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What schemathesis makes of the OpenAPI document, valid or not, gets no 5xx."""
+    schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
+    answered: Counter[int] = Counter()
+    for result in schema.get_all_operations():
+        operation = result.ok()
+
+        @settings(max_examples=15, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy())
+        def try_one(case: Any) -> None:
+            answered[case.call(timeout=10).status_code] += 1
+
+        try_one()
+    assert not [status for status in answered if status >= 500]
+    assert 200 in answered
+    with capsys.disabled():
+        sys.stdout.write(f"\n  {sum(answered.values())} requests: {dict(sorted(answered.items()))}\n")
 
 
 def test_readiness_does_not_wait_for_a_runner_that_is_gone(served: Served) -> None:
