@@ -226,7 +226,10 @@ def test_what_is_no_request_is_closed(served: Served, data: bytes) -> None:
 def test_generated_requests_over_http_are_no_servers_fault(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What schemathesis makes of the OpenAPI document, valid or not, gets no 5xx."""
+    """What schemathesis makes of the OpenAPI document, valid or not, gets no 5xx.
+
+    A request that gives itself too little time may be told so by 504.
+    """
     schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
     answered: Counter[int] = Counter()
     for result in schema.get_all_operations():
@@ -235,10 +238,12 @@ def test_generated_requests_over_http_are_no_servers_fault(
         @settings(max_examples=15, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy())
         def try_one(case: Any) -> None:
-            answered[case.call(timeout=10).status_code] += 1
+            status = case.call(timeout=10).status_code
+            hurried = "x-request-timeout-s" in {name.lower() for name in case.headers or {}}
+            assert status < 500 or (status == 504 and hurried)
+            answered[status] += 1
 
         try_one()
-    assert not [status for status in answered if status >= 500]
     assert 200 in answered
     with capsys.disabled():
         sys.stdout.write(f"\n  {sum(answered.values())} requests: {dict(sorted(answered.items()))}\n")
