@@ -237,7 +237,8 @@ def tls_pair(
     made = _make_tls_cluster(directory, "cheetah", protocol="semi2k", insecure=True)
     files = {"model-owner": small_files, "data-owner": replace(small_files, params_file=None)}
     parties = {
-        name: deploy(files=files[name], settings=settings, wait=False) for name, settings in made.settings.items()
+        name: deploy(files=files[name], settings=settings, wait=False)
+        for name, settings in made.settings.items()
     }
     for party in parties.values():
         party.wait_ready()
