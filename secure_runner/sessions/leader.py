@@ -66,10 +66,13 @@ class LaneLeader:
                 self._take_over(successor.result())
                 # The data owner ends the present session as soon as all that it has asked there is answered.
                 await asyncio.wait({over}, timeout=self._cluster.timeouts.run_timeout_s)
+            # It ends while the next is still being formed, in the other slot.
             ending = asyncio.create_task(self._end(present))
-            following = await successor
-            self._take_over(following)
-            await ending
+            try:
+                following = await successor
+                self._take_over(following)
+            finally:
+                await ending
             return following
         finally:
             over.cancel()
