@@ -24,6 +24,7 @@ SUITES = {
     "recovery": "kill -9 of a party until the next right answer",
     "startup": "from bentoml serve to ready",
     "lanes": "two sessions against one",
+    "network": "organisations on hosts of their own, 0 to 40 ms apart; 1 to 8 lanes",
     "growth": "latency and bytes against batch, width and depth",
     "dealing": "semi2k with a dealer against TrustedFirstParty and cheetah; the dealer's soak",
     "memory": "what 100 MB of weights take, in the build and in each party",

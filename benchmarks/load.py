@@ -1,7 +1,7 @@
 """Clients of a served model, in a process of their own: closed loops over keep-alive connections.
 
-``python -m benchmarks.load URL ROWS.npy EXPECTED.npy`` reads commands from standard input, one JSON object a
-line, and answers each with one line.
+``python -m benchmarks.load URL ROWS.npy EXPECTED.npy HEADERS.json`` reads commands from standard input, one
+JSON object a line, and answers each with one line.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -48,13 +49,32 @@ class LoadResult:
 
 
 class Load:
-    """The client process, seen from the benchmark."""
+    """The client process, seen from the benchmark.
 
-    def __init__(self, url: str, rows: Any, expected: Any, directory: Path) -> None:
+    Args:
+        url: of the service.
+        rows: features; requests take some of them.
+        expected: what the service should say of each.
+        directory: where files for the clients are written.
+        headers: of every request.
+        prefix: command that runs another where the clients should be.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        rows: Any,
+        expected: Any,
+        directory: Path,
+        *,
+        headers: Mapping[str, str] = {},
+        prefix: Sequence[str] = (),
+    ) -> None:
         np.save(directory / "rows.npy", rows)
         np.save(directory / "expected.npy", expected)
-        command = [sys.executable, "-m", "benchmarks.load", url]
-        files = [str(directory / "rows.npy"), str(directory / "expected.npy")]
+        (directory / "headers.json").write_text(json.dumps(headers))
+        command = [*prefix, sys.executable, "-m", "benchmarks.load", url]
+        files = [str(directory / name) for name in ("rows.npy", "expected.npy", "headers.json")]
         self._process = subprocess.Popen(
             [*command, *files], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -88,23 +108,26 @@ class Load:
         self._process.wait()
 
 
-def main(url: str, rows_file: str, expected_file: str) -> None:
+def main(url: str, rows_file: str, expected_file: str, headers_file: str) -> None:
     """Serve commands until standard input ends."""
     import uvloop
 
     rows, expected = np.load(rows_file), np.load(expected_file)
+    headers = json.loads(Path(headers_file).read_text())
     uvloop.install()
-    asyncio.run(_serve(url, rows, expected))
+    asyncio.run(_serve(url, rows, expected, headers))
 
 
-async def _serve(url: str, rows: Any, expected: Any) -> None:
+async def _serve(url: str, rows: Any, expected: Any, headers: Mapping[str, str]) -> None:
     address = urlsplit(url)
     assert address.hostname is not None
     connections: list[_Connection] = []
+    extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     while line := await asyncio.to_thread(sys.stdin.readline):
         clients, requests, count = json.loads(line)
         while len(connections) < clients:
-            connections.append(_Connection(*await asyncio.open_connection(address.hostname, address.port)))
+            streams = await asyncio.open_connection(address.hostname, address.port)
+            connections.append(_Connection(*streams, extra))
         result = LoadResult()
         started = time.perf_counter()
         await asyncio.gather(
@@ -126,12 +149,14 @@ class _Connection:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    headers: str
+    """More lines of each request's head."""
 
     async def post(self, body: bytes) -> tuple[int, bytes]:
         """Status and body of the answer."""
         head = (
             "POST /predict HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n\r\n"
+            f"content-length: {len(body)}\r\n{self.headers}\r\n"
         )
         self.writer.write(head.encode() + body)
         answer = (await self.reader.readuntil(b"\r\n\r\n")).lower()
@@ -170,4 +195,4 @@ async def _client(
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:5])

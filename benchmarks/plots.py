@@ -43,7 +43,7 @@ def draw(directory: Path, records: Sequence[Record]) -> list[tuple[str, str]]:
     matplotlib.use("Agg")
     plots = [_ratios(directory, records)]
     plots += [_growth(directory, records, name, label) for name, label in _GROWTH.items()]
-    plots.append(_startup(directory, records))
+    plots += [_startup(directory, records), _network(directory, records)]
     return [plot for plot in plots if plot is not None]
 
 
@@ -113,6 +113,33 @@ def _startup(directory: Path, records: Sequence[Record]) -> tuple[str, str] | No
     axes.set_xlabel("seconds from bentoml serve to ready")
     axes.legend(fontsize=8)
     return _save(figure, directory, "startup.png", "Time to ready, by stage")
+
+
+def _network(directory: Path, records: Sequence[Record]) -> tuple[str, str] | None:
+    from matplotlib import pyplot as plt
+
+    found = [r for r in records if r.suite == "network" and r.value is not None]
+    if not found:
+        return None
+    figure, (latency, gain) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for protocol in sorted({r.protocol for r in found}):
+        points = [r for r in found if r.name == "network_http" and r.protocol == protocol]
+        trips = [r.detail["round_trip_ms"] for r in points]
+        line = latency.plot(trips, [r.value for r in points], "o-", label=protocol)[0]
+        latency.plot(trips, [r.baseline for r in points], "--", color=line.get_color(), linewidth=0.8)
+        lanes = [r for r in found if r.name == "network_lanes" and r.protocol == protocol]
+        for ms in sorted({r.detail["nominal_ms"] for r in lanes}):
+            at = [r for r in lanes if r.detail["nominal_ms"] == ms]
+            gain.plot(
+                [r.detail["lanes"] for r in at], [r.ratio for r in at], "o-", label=f"{protocol}, {ms} ms"
+            )
+    latency.set(xlabel="round trip, ms", ylabel="p50 of one row over HTTP, ms")
+    gain.plot([1, 8], [1, 8], ":", color="grey", label="proportional")
+    gain.set(xlabel="lanes", ylabel="rows a second, over one lane")
+    for axes in (latency, gain):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return _save(figure, directory, "network.png", "Distance; dashed: messages times round trip. And lanes")
 
 
 def _save(figure: Any, directory: Path, name: str, caption: str) -> tuple[str, str]:
