@@ -117,7 +117,7 @@ class _Lines:
                     break
                 writer.write(piece)
                 await writer.drain()
-            if writer.can_write_eof():
+            if not writer.transport.is_closing() and writer.can_write_eof():
                 writer.write_eof()
 
         arriving = asyncio.create_task(arrive())
