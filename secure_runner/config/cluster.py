@@ -53,6 +53,9 @@ class Cluster(FrozenSettings):
     """Trust between the parties; may be missing only on loopback."""
     lanes: Annotated[int, Field(ge=1, le=64)] = 1
     """Sessions that run side by side, each with ports of its own."""
+    reserve: bool = True
+    """Whether each lane keeps its next session formed: it takes over at once where a party dies, and holds
+    the shares of the params a second time. Without it the next session is formed when one has ended."""
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
     limits: Limits = Limits()

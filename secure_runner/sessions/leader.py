@@ -82,6 +82,8 @@ class LaneLeader:
     async def _successor(self, slot: int, over: asyncio.Task[str]) -> SessionOrder:
         """Keep a session in reserve; returns it when it is time for it to take over."""
         while True:
+            if not self._cluster.reserve:
+                await self._until_wanted(over)
             relieves = self._renewal.is_set()
             session = await self._formed(slot, relieves=relieves)
             if relieves:
@@ -98,6 +100,14 @@ class LaneLeader:
                 renewal.cancel()
                 await asyncio.gather(ended, renewal, return_exceptions=True)
             await self._end(session)
+
+    async def _until_wanted(self, over: asyncio.Task[str]) -> None:
+        """Wait until the present session is over, or is to be renewed."""
+        renewal = asyncio.create_task(self._renewal.wait())
+        try:
+            await asyncio.wait({over, renewal}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            renewal.cancel()
 
     async def _formed(self, slot: int, *, relieves: bool = False) -> SessionOrder:
         """Form a session, however often it takes."""
