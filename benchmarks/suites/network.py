@@ -40,14 +40,17 @@ _ROUND_TRIPS_MS = (0, 10, 40)
 _LANES = (1, 2, 4, 8)
 _LANES_PROTOCOL: ProtocolName = "semi2k"
 """Many rounds and little computing: what lanes are for."""
-_LARGEST_BATCH = 8
-"""Of the ladder that docs/deploy.md makes."""
+_LARGEST_BATCH = 32
+"""Of the ladder here; that of docs/deploy.md ends at 8."""
+_CLIENTS = 64
+_CROWD_MS = 10
+"""Round trip at which 64 clients are compared with one: there lines, and not cores, set the pace."""
 _FIRST_PUBLIC_PORT = 30_000
 _QUIET_S = 90.0
 
 
 def run(bench: Workbench) -> Iterator[Record]:
-    """``network_http`` for each protocol and round trip; ``network_lanes`` for semi2k."""
+    """``network_http`` for each protocol and round trip, 64 clients at 10 ms; ``network_lanes`` for semi2k."""
     if not can_make_hosts():
         yield Record.of(
             "network_http",
@@ -65,6 +68,7 @@ def run(bench: Workbench) -> Iterator[Record]:
             far.followed.follow()
             with far.clients() as load:
                 yield from _latencies(bench, far, load)
+                yield from _crowd(bench, far, load)
             if name == _LANES_PROTOCOL:
                 yield from _lanes(bench, far)
 
@@ -109,7 +113,9 @@ class _Far:
         self.followed.stop()
         for party in self.followed.parties.values():
             file = party.directory / "cluster.yaml"
-            file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"lanes": lanes}))
+            file.write_text(
+                yaml.safe_dump(yaml.safe_load(file.read_text()) | {"lanes": lanes, "reserve": False})
+            )
         for name in self.followed.parties:
             self.followed.serve(name)
         self.followed.parties["bob"].wait_until_ready()
@@ -164,7 +170,8 @@ def _organisations(protocol: ProtocolName) -> Iterator[_Far]:
 def _changed(block: Block, public: dict[str, str]) -> str:
     """The page's blocks for this model, and for parties each behind an address of the relay."""
     if not block.head.endswith("cluster.yaml"):
-        return re.sub(r'"inputs": \[\[.*\]\]', f'"inputs": {[[0.0] * _WIDTHS[0]]}', block.body)
+        body = block.body.replace("--batch-size 8", f"--batch-size 8 --batch-size {_LARGEST_BATCH}")
+        return re.sub(r'"inputs": \[\[.*\]\]', f'"inputs": {[[0.0] * _WIDTHS[0]]}', body)
     cluster = yaml.safe_load(block.body)
     for name, party in cluster["parties"].items():
         party |= {"listen_host": party["address"], "listen_port": party["port"]}
@@ -206,6 +213,32 @@ def _latencies(bench: Workbench, far: _Far, load: Load) -> Iterator[Record]:
             dealer_requests=dealt,
             round_trips_waited=None if waited is None else round(waited, 1),
         )
+
+
+def _crowd(bench: Workbench, far: _Far, load: Load) -> Iterator[Record]:
+    """Throughput of 64 clients against one, and their p99 against the p50 of one."""
+    far.relay.set_round_trip(_CROWD_MS / 1000)
+    load.run(clients=_CLIENTS, requests=2)
+    one = load.run(clients=1, requests=bench.scale(20, 3))
+    many = load.run(clients=_CLIENTS, requests=bench.scale(10, 3))
+    common = {"suite": SUITE, "protocol": far.followed.protocol, "batch": 1, "n": len(many.latencies_ms)}
+    noted = {"nominal_ms": _CROWD_MS, "against": f"one client, {_CROWD_MS} ms between the parties"}
+    yield Record.of(
+        "network_throughput_64_over_1",
+        **common,
+        value=many.per_second,
+        unit="rows/s",
+        baseline=one.per_second,
+        **noted,
+    )
+    yield Record.of(
+        "network_p99_64_over_p50_1",
+        **common,
+        value=many.percentile(99),
+        unit="ms",
+        baseline=one.percentile(50),
+        **noted,
+    )
 
 
 def _messages(far: _Far) -> tuple[int, int]:
