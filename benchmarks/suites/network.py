@@ -50,7 +50,7 @@ _QUIET_S = 90.0
 
 
 def run(bench: Workbench) -> Iterator[Record]:
-    """``network_http`` for each protocol and round trip, 64 clients at 10 ms; ``network_lanes`` for semi2k."""
+    """``network_http`` for each protocol and distance, 64 clients at 10 ms; ``network_lanes`` for semi2k."""
     if not can_make_hosts():
         yield Record.of(
             "network_http",
