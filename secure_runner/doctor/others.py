@@ -10,7 +10,8 @@ from secure_runner.config import PartySettings
 from secure_runner.config.tls import IdentityError
 from secure_runner.doctor.findings import Finding, fault, good, note
 from secure_runner.sessions.channel import Peer
-from secure_runner.sessions.coordination import connect_reason, greet, open_wire, serve_coordination
+from secure_runner.sessions.coordination import connect_reason, open_wire, serve_coordination
+from secure_runner.sessions.greeting import greet
 from secure_runner.sessions.messages import CoordinationError, Hello, Known
 
 __all__ = ["ask_own_runner", "await_others"]

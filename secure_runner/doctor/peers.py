@@ -13,7 +13,8 @@ from secure_runner.doctor.findings import Finding, fault, good, note
 from secure_runner.errors import AgreementError
 from secure_runner.programs.manifest import RunCost
 from secure_runner.sessions.agreement import compare_clocks, differences
-from secure_runner.sessions.coordination import connect_reason, greet, open_wire
+from secure_runner.sessions.coordination import connect_reason, open_wire
+from secure_runner.sessions.greeting import greet
 from secure_runner.sessions.messages import CoordinationError, Hello
 from secure_runner.sessions.probes import measure_bandwidth
 

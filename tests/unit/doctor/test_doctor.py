@@ -19,7 +19,7 @@ from secure_runner.config import PartySettings, Timeouts
 from secure_runner.doctor.findings import headline
 from secure_runner.errors import AgreementError
 from secure_runner.programs.manifest import ExecutableSpec, Manifest, NumericSpec, RunCost, TensorSpec
-from secure_runner.sessions import coordination
+from secure_runner.sessions import greeting
 from secure_runner.sessions.agreement import make_hello
 from secure_runner.sessions.coordination import connect_coordination, serve_coordination
 from secure_runner.sessions.messages import ClockReply, ClockRequest
@@ -193,7 +193,7 @@ def wrong_clock(_, patch):
         assert isinstance(await wire.receive_greeting(), ClockRequest)
         await wire.send(ClockReply(clock_s=time.time() - 60))
 
-    patch.setattr(coordination, "_answer_clock", answer_late)
+    patch.setattr(greeting, "_answer_clock", answer_late)
 
 
 BROKEN = {

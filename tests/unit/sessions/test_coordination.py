@@ -14,7 +14,7 @@ import trustme
 from secure_runner.config import Timeouts
 from secure_runner.config.tls import client_context, read_tls
 from secure_runner.errors import AgreementError
-from secure_runner.sessions import coordination
+from secure_runner.sessions import greeting
 from secure_runner.sessions.coordination import connect_coordination, serve_coordination
 from secure_runner.sessions.messages import (
     ClockReply,
@@ -287,7 +287,7 @@ def test_a_clock_that_is_off_is_refused(tls_cluster, monkeypatch):
         assert isinstance(await wire.receive_greeting(), ClockRequest)
         await wire.send(ClockReply(clock_s=time.time() - 60))
 
-    monkeypatch.setattr(coordination, "_answer_clock", answer_late)
+    monkeypatch.setattr(greeting, "_answer_clock", answer_late)
 
     async def main():
         with pytest.raises(AgreementError, match=r"clock: that of model-owner is 60\.0 s behind"):
