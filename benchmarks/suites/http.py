@@ -109,8 +109,8 @@ def _one_row(turns: _Turns, name: ProtocolName, n: int) -> Iterator[Record]:
         value=secretflow,
         unit="ms",
         baseline=http,
-        against="this project over HTTP, same rewritten program"
-        + ("; SecretFlow without a dealer" if name == "semi2k" else ""),
+        against="this project over HTTP; SecretFlow: same rewritten program, its own default settings"
+        + (", randomness from rank 0 (insecure)" if name == "semi2k" else ""),
     )
 
 
