@@ -1,11 +1,9 @@
-"""Chunks of rows sent to a service, several at a time, each until it is answered or cannot be."""
+"""Chunks of rows sent to a service over HTTP."""
 
 from __future__ import annotations
 
-import asyncio
 import io
 import ssl
-import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from secure_runner.bulk.chunks import score_chunks
 from secure_runner.bulk.job import Job
 from secure_runner.errors import InputError, SecureRunnerError, UnavailableError
 from secure_runner.http.body import DEADLINE_HEADER, PROGRAM_HEADER, REQUEST_ID_HEADER
@@ -26,8 +25,6 @@ from secure_runner.programs.manifest import Manifest
 __all__ = ["Service", "fetch_manifest", "score"]
 
 _TRY_AGAIN = frozenset({429, 502, 503, 504})
-_FIRST_PAUSE_S = 0.25
-_LONGEST_PAUSE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -91,29 +88,16 @@ async def score(
         InputError: the service refuses a chunk.
         UnavailableError: it has not answered within the service's ``patience_s``.
     """
-    pending = []
-    for index, start, end in job.chunks():
-        if job.is_done(index):
-            on_done(end - start)
-        else:
-            pending.append((index, start, end))
-    chunks = iter(pending)
+    async with service.client() as client:
 
-    async def work(client: httpx.AsyncClient) -> None:
-        for index, start, end in chunks:
+        async def predict(index: int, start: int, end: int) -> Arrays:
             body = write_npz({name: array[start:end] for name, array in inputs.items()})
             chunk = _Chunk(body, f"{job.job_id}-{index}", start, end - start, job.program_digest)
-            job.save(index, await _predict(service, client, chunk))
-            on_done(chunk.rows)
+            return await _try_once(service, client, chunk)
 
-    async with service.client() as client:
-        workers = [asyncio.create_task(work(client)) for _ in range(min(concurrency, len(pending)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        await score_chunks(
+            job, predict, concurrency=concurrency, patience_s=service.patience_s, on_done=on_done
+        )
 
 
 @dataclass(frozen=True)
@@ -123,21 +107,6 @@ class _Chunk:
     start: int
     rows: int
     program_digest: str
-
-
-async def _predict(service: Service, client: httpx.AsyncClient, chunk: _Chunk) -> Arrays:
-    """Send a chunk under one request id until it is answered, refused, or patience ends."""
-    give_up_s = time.monotonic() + service.patience_s
-    pause_s = _FIRST_PAUSE_S
-    while True:
-        try:
-            return await _try_once(service, client, chunk)
-        except UnavailableError as error:
-            wait_s = max(pause_s, error.retry_after_s)
-            if time.monotonic() + wait_s > give_up_s:
-                raise
-        await asyncio.sleep(wait_s)
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 async def _try_once(service: Service, client: httpx.AsyncClient, chunk: _Chunk) -> Arrays:

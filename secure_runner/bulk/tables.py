@@ -89,9 +89,12 @@ def _read_table(path: Path) -> Any:
     if reader is None:
         raise InputError(f"{path}: a file of rows ends in one of {', '.join(INPUT_SUFFIXES)}")
     try:
-        return reader(path)
+        table = reader(path)
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{path} cannot be read as {path.suffix}: {type(error).__name__}") from error
+    if len(set(table.column_names)) < table.num_columns:
+        raise InputError(f"{path} has several columns of the same name")
+    return table
 
 
 def _load(path: Path, **options: Any) -> Any:
@@ -121,7 +124,7 @@ def _features(table: Any, names: list[str], spec: TensorSpec, path: Path) -> npt
     if len(names) != math.prod(row_shape):
         raise InputError(
             f"{path} has {len(names)} columns, the program takes {math.prod(row_shape)} features; "
-            "choose them with --columns"
+            "choose them (columns)"
         )
     stacked = np.stack([_numbers(table, name, path) for name in names], axis=1)
     features: npt.NDArray[Any] = stacked.reshape([len(stacked), *row_shape])
@@ -152,7 +155,7 @@ def _numbers(table: Any, name: str, path: Path) -> npt.NDArray[Any]:
             ) from None
     numbers: npt.NDArray[Any] = column.to_numpy()
     if numbers.dtype.kind not in "fiub":
-        raise InputError(f"{path}: column {name!r} holds {column.type}, no numbers; choose with --columns")
+        raise InputError(f"{path}: column {name!r} holds {column.type}, no numbers; choose others (columns)")
     return numbers
 
 

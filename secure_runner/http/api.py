@@ -42,7 +42,7 @@ from secure_runner.http.validation import batch_rows, validate_inputs
 from secure_runner.observe.traces import current_traceparent, span
 from secure_runner.programs.manifest import Manifest
 
-__all__ = ["Decoded", "Exchange", "PredictionApi"]
+__all__ = ["Decoded", "Exchange", "PredictionApi", "log_defect"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,10 +89,10 @@ class PredictionApi:
     ) -> None:
         """Say who answers, under which settings, and who is told of each request."""
         self._predictor = predictor
-        self._settings = settings
+        self.settings = settings
         self._observe = observe
         self._authenticator = Authenticator(settings)
-        self._limiter = Limiter(settings)
+        self.limiter = Limiter(settings)
 
     @property
     def bound(self) -> bool:
@@ -141,7 +141,7 @@ class PredictionApi:
         """One prediction, in the form that ``decode`` reads and answers in."""
 
         async def predict(exchange: Exchange) -> Response:
-            if self._in_flight >= self._settings.max_requests_in_flight:
+            if self._in_flight >= self.settings.max_requests_in_flight:
                 raise OverloadedError(
                     "as many requests as the service holds are under way", retry_after_s=1.0
                 )
@@ -184,45 +184,55 @@ class PredictionApi:
             response = await respond(exchange)
         except SecureRunnerError as error:
             if error.http_status == 500:
-                _log_defect(exchange, error)
+                log_defect(exchange.request_id, endpoint, error)
             code, response = _error_response(exchange, error, render_error)
         except Exception as error:
-            _log_defect(exchange, error)
+            log_defect(exchange.request_id, endpoint, error)
             code, response = _error_response(exchange, SecureRunnerError(""), render_error)
         response.headers[REQUEST_ID_HEADER] = exchange.request_id
         return exchange, code, response
 
     async def _predict(self, exchange: Exchange, decode: Decode) -> Response:
-        request, settings, predictor = exchange.request, self._settings, self.predictor
-        manifest = predictor.manifest
+        request, settings = exchange.request, self.settings
+        manifest = self.predictor.manifest
         deadline_s = deadline_s_of(request.headers.get(DEADLINE_HEADER), settings)
-        self._limiter.admit_request(exchange.client)
-        body = await read_body(request, settings)
+        self.limiter.admit_request(exchange.client)
+        body = await read_body(request, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
         exchange.request_bytes = len(body)
         raw, encode = decode(exchange, body, manifest)
-        limits = self._limiter.limits_of(exchange.client)
+        limits = self.limiter.limits_of(exchange.client)
         inputs = validate_inputs(manifest, raw, max_rows=limits.rows_per_request)
         exchange.rows = batch_rows(manifest, inputs)
-        self._limiter.admit_rows(exchange.client, exchange.rows)
         left_s = deadline_s - (time.monotonic() - exchange.started_s)
-        if left_s <= 0:
-            raise DeadlineError(f"the deadline of {deadline_s:g} s passed while the body was read")
-        computed = predictor.predict(
+        outputs = await self.compute(
             inputs, request_id=exchange.request_id, deadline_s=left_s, client=exchange.client
         )
-        try:
-            async with async_timeout.timeout(left_s):
-                outputs = await computed
-        except asyncio.TimeoutError:
-            raise DeadlineError(
-                f"the deadline of {deadline_s:g} s passed before the answer was there"
-            ) from None
-        except (OverloadedError, UnavailableError):
-            self._limiter.return_rows(exchange.client, exchange.rows)
-            raise
         response = encode({spec.name: outputs[spec.name] for spec in manifest.outputs})
         response.headers[PROGRAM_HEADER] = self._digest_of(manifest)
         return response
+
+    async def compute(
+        self, inputs: Arrays, *, request_id: str, deadline_s: float, client: str | None
+    ) -> Arrays:
+        """Validated rows to predictions, counted against the client's rows of the day.
+
+        Raises:
+            InputError, OverloadedError, UnavailableError, DeadlineError: of `secure_runner.errors`.
+        """
+        predictor = self.predictor
+        rows = batch_rows(predictor.manifest, inputs)
+        self.limiter.admit_rows(client, rows)
+        if deadline_s <= 0:
+            raise DeadlineError("the deadline passed while the body was read")
+        computed = predictor.predict(inputs, request_id=request_id, deadline_s=deadline_s, client=client)
+        try:
+            async with async_timeout.timeout(deadline_s):
+                return await computed
+        except asyncio.TimeoutError:
+            raise DeadlineError("the deadline passed before the answer was there") from None
+        except (OverloadedError, UnavailableError):
+            self.limiter.return_rows(client, rows)
+            raise
 
     def _digest_of(self, manifest: Manifest) -> str:
         if self._digested is None or self._digested[0] is not manifest:
@@ -233,7 +243,7 @@ class PredictionApi:
         headers = exchange.request.headers
         media_type = media_type_of(headers.get("content-type"))
         encoding = encoding_for(headers.get("accept"), media_type, manifest)
-        raw = decode_body(media_type, body, manifest, max_bytes=self._settings.max_body_bytes)
+        raw = decode_body(media_type, body, manifest, max_bytes=self.settings.max_body_bytes)
         return raw, lambda outputs: Response(encoding.encode(outputs), media_type=encoding.media_type)
 
     def _report(self, exchange: Exchange, code: str, response: Response) -> None:
@@ -273,13 +283,13 @@ def _error_response(
     return code, Response(content, status_code=status, media_type=JSON, headers=headers)
 
 
-def _log_defect(exchange: Exchange, error: BaseException) -> None:
+def log_defect(request_id: str, endpoint: str, error: BaseException) -> None:
     """Where it happened, without the message: a library's message may quote a value."""
     frames = traceback.extract_tb(error.__traceback__)
     logger.error(
         "request %s on %s failed with %s at %s",
-        exchange.request_id,
-        exchange.endpoint,
+        request_id,
+        endpoint,
         type(error).__name__,
         " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(frames)),
     )

@@ -13,12 +13,13 @@ from secure_runner.http.api import PredictionApi
 from secure_runner.http.codecs import JSON
 from secure_runner.http.oip import oip_routes
 from secure_runner.http.openapi import openapi_document
+from secure_runner.http.tasks import ScoringTasks, task_routes
 
 __all__ = ["create_app"]
 
 
-def create_app(api: PredictionApi) -> Starlette:
-    """``/predict``, ``/manifest``, ``/openapi.json`` and ``/v2``, answered by ``api``."""
+def create_app(api: PredictionApi, tasks: ScoringTasks | None = None) -> Starlette:
+    """``/predict``, ``/manifest``, ``/openapi.json``, ``/v2`` and ``/tasks``, answered by ``api``."""
 
     async def openapi(_: Request) -> Response:
         manifest = api.predictor.manifest if api.bound else None
@@ -30,6 +31,7 @@ def create_app(api: PredictionApi) -> Starlette:
             Route("/manifest", api.manifest, methods=["GET"]),
             Route("/openapi.json", openapi, methods=["GET"]),
             *oip_routes(api),
+            *task_routes(api, tasks or ScoringTasks(api)),
         ],
         exception_handlers={HTTPException: _routing_error},
     )

@@ -74,7 +74,7 @@ def deadline_s_of(sent: str | None, settings: HttpSettings) -> float:
     return deadline_s
 
 
-async def read_body(request: Request, settings: HttpSettings) -> bytes:
+async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> bytes:
     """The whole body, as long as it is neither compressed nor too large nor too slow.
 
     Chunked bodies announce no length, so bytes are counted as they come.
@@ -86,33 +86,31 @@ async def read_body(request: Request, settings: HttpSettings) -> bytes:
     if encoding not in ("", "identity"):
         raise RequestError("unsupported_encoding", "bodies are sent without Content-Encoding")
     announced = request.headers.get("content-length", "")
-    if announced.isascii() and announced.isdigit() and int(announced[:20]) > settings.max_body_bytes:
-        raise _too_large(settings)
+    if announced.isascii() and announced.isdigit() and int(announced[:20]) > max_bytes:
+        raise _too_large(max_bytes)
     try:
-        async with async_timeout.timeout(settings.body_timeout_s):
-            return await _read(request, settings)
+        async with async_timeout.timeout(timeout_s):
+            return await _read(request, max_bytes)
     except asyncio.TimeoutError:
-        raise RequestError(
-            "body_timeout", f"the body did not arrive within {settings.body_timeout_s:g} s"
-        ) from None
+        raise RequestError("body_timeout", f"the body did not arrive within {timeout_s:g} s") from None
     except ClientDisconnect:
         raise RequestError("malformed_body", "the client went away before its body had arrived") from None
 
 
-async def _read(request: Request, settings: HttpSettings) -> bytes:
+async def _read(request: Request, max_bytes: int) -> bytes:
     chunks: list[bytes] = []
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
-        if received > settings.max_body_bytes:
-            raise _too_large(settings)
+        if received > max_bytes:
+            raise _too_large(max_bytes)
         chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _too_large(settings: HttpSettings) -> RequestError:
+def _too_large(max_bytes: int) -> RequestError:
     return RequestError(
         "body_too_large",
-        f"a body may have {settings.max_body_bytes} bytes",
-        expected={"max_body_bytes": settings.max_body_bytes},
+        f"a body may have {max_bytes} bytes",
+        expected={"max_body_bytes": max_bytes},
     )

@@ -79,6 +79,11 @@ ERROR_CODES: dict[str, ErrorCode] = {
         401, "No token was sent, or none that is known.", "Send `Authorization: Bearer <token>`."
     ),
     "not_found": ErrorCode(404, "No model of this name or version is served here.", "See `GET /manifest`."),
+    "task_not_found": ErrorCode(
+        404,
+        "This client has no such task: never had, has fetched its file, or let it expire.",
+        "Submit the file again.",
+    ),
     "method_not_allowed": ErrorCode(405, "The path exists, not with this method.", "See the `Allow` header."),
     "not_acceptable": ErrorCode(
         406,
@@ -88,6 +93,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "body_timeout": ErrorCode(
         408, "The body did not arrive in time.", "Send it faster, or in smaller batches."
     ),
+    "task_state": ErrorCode(409, "The task is not in a state that allows this.", "Ask for its status first."),
     "body_too_large": ErrorCode(
         413, "The body is larger than the limit.", "Split the batch, or send it in binary."
     ),
@@ -99,6 +105,11 @@ ERROR_CODES: dict[str, ErrorCode] = {
     ),
     "overloaded": ErrorCode(
         429, "As many requests as the service holds are under way.", "Try again after `Retry-After` seconds."
+    ),
+    "too_many_tasks": ErrorCode(
+        429,
+        "This client, or all together, have as many scoring tasks as may be held.",
+        "Fetch the files of those that are done, or try again after `Retry-After` seconds.",
     ),
     "queue_full": ErrorCode(429, "The runner's queue is full.", "Try again after `Retry-After` seconds."),
     "rate_limited": ErrorCode(

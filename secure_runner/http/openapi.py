@@ -7,6 +7,7 @@ from typing import Any
 from secure_runner.http.codecs import ARROW, JSON, NPY, NPZ, OCTETS
 from secure_runner.http.codes import ERROR_CODES
 from secure_runner.http.schemas import inputs_schema, outputs_schema
+from secure_runner.http.task_files import MEDIA_TYPES, MULTIPART, UPLOAD_TYPES
 from secure_runner.programs.manifest import Manifest
 
 __all__ = ["openapi_document"]
@@ -27,6 +28,7 @@ def openapi_document(manifest: Manifest | None) -> dict[str, Any]:
             "/v2/health/live": {"get": _read("Liveness", ())},
             "/v2/health/ready": {"get": _read("Readiness", (503,))},
             **_model_paths(manifest),
+            **_task_paths(),
         },
         "components": {
             "schemas": {"Error": _error_schema(), "OpenInferenceError": _open_inference_error_schema()},
@@ -80,6 +82,42 @@ def _model_paths(manifest: Manifest | None) -> dict[str, Any]:
             "get": _read("Model readiness", (400, 401, 404, 503)),
         }
         paths[f"{prefix}/infer"] = {"parameters": parameters, "post": _infer()}
+    return paths
+
+
+def _task_paths() -> dict[str, Any]:
+    state = {JSON: {"schema": {"type": "object", "required": ["task_id", "status", "rows", "rows_done"]}}}
+    task_id = {"name": "task_id", "in": "query", "required": True, "schema": {"type": "string"}}
+    files = {media_type: _BINARY for media_type in UPLOAD_TYPES if media_type != MULTIPART}
+    form = {"schema": _object_of(file={"type": "string", "format": "binary"})}
+    options = [
+        {"name": name, "in": "query", "required": False, "schema": schema}
+        for name, schema in (
+            ("columns", {"type": "string"}),
+            ("keep", {"type": "string"}),
+            ("output", {"type": "string", "enum": [suffix[1:] for suffix in MEDIA_TYPES]}),
+        )
+    ]
+    submit = {
+        "parameters": options,
+        "requestBody": {"required": True, "content": {**files, MULTIPART: form}},
+        "responses": {
+            "200": {"description": "The task", "content": state},
+            **_errors((400, 401, 408, 413, 415, 429, 500, 503), "Error"),
+        },
+    }
+    paths: dict[str, Any] = {"/tasks/score/submit": {"post": submit}}
+    for verb, method, content in (
+        ("status", "get", state),
+        ("get", "get", dict.fromkeys(MEDIA_TYPES.values(), _BINARY)),
+        ("retry", "post", state),
+        ("cancel", "put", state),
+    ):
+        responses = {
+            "200": {"description": f"The task: {verb}", "content": content},
+            **_errors((400, 401, 404, 409, 429, 500), "Error"),
+        }
+        paths[f"/tasks/score/{verb}"] = {method: {"parameters": [task_id], "responses": responses}}
     return paths
 
 

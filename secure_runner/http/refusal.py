@@ -39,5 +39,6 @@ def create_refusing_app(manifest: Manifest, role: Role) -> Starlette:
             Route("/manifest", show),
             Route("/predict", refuse, methods=_METHODS),
             Route("/v2/{rest:path}", refuse, methods=_METHODS),
+            Route("/tasks/{rest:path}", refuse, methods=_METHODS),
         ]
     )

@@ -27,6 +27,7 @@ from secure_runner.http.api import PredictionApi
 from secure_runner.http.app import create_app
 from secure_runner.http.schemas import inputs_schema, outputs_schema
 from secure_runner.http.settings import HttpSettings
+from secure_runner.http.tasks import ScoringTasks
 from secure_runner.http.types import Observer, Predictor
 
 __all__ = ["SERVICE_OPTIONS", "PredictionService"]
@@ -88,14 +89,15 @@ class PredictionService:
     """Base class of a data owner's service; each subclass gets the routes and a readiness of its own."""
 
     http_api: ClassVar[PredictionApi]
+    scoring_tasks: ClassVar[ScoringTasks]
     predict: Any
     """``POST /predict``, as a BentoML API method."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         api = PredictionApi()
-        cls.http_api = api
-        bentoml.asgi_app(create_app(api), path="/", name="secure-runner")(cls)
+        cls.http_api, cls.scoring_tasks = api, ScoringTasks(api)
+        bentoml.asgi_app(create_app(api, cls.scoring_tasks), path="/", name="secure-runner")(cls)
 
         async def predict(self: Any, inputs: Any) -> Any:
             """Predict privately: neither the rows nor the answer leave the data owner in the clear."""
@@ -115,6 +117,11 @@ class PredictionService:
     def settle(self) -> None:
         """Keep the garbage collector away from what imports have left."""
         settle_heap()
+
+    @bentoml.on_shutdown
+    def forget_tasks(self) -> None:
+        """Leave no file of a scoring task behind."""
+        self.scoring_tasks.close()
 
     async def __is_ready__(self) -> bool:
         """What ``/readyz`` says, within 1.5 s whatever state the runner is in."""

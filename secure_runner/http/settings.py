@@ -65,6 +65,14 @@ class HttpSettings(_Frozen):
     """The largest ``X-Request-Timeout-S``. BentoML's ``traffic.timeout`` must be above it."""
     max_requests_in_flight: int = Field(default=1024, ge=1)
     """Beyond this many, requests are refused before their body is read, which bounds memory."""
+    max_task_bytes: int = Field(default=64 * 2**20, ge=1)
+    """Of a file of rows to score, also once a Parquet file is expanded."""
+    max_tasks: int = Field(default=16, ge=1)
+    """Scoring tasks held at once, of all clients."""
+    max_tasks_per_client: int = Field(default=4, ge=1)
+    """Scoring tasks held at once, of one client."""
+    task_keep_s: float = Field(default=3600.0, gt=0)
+    """How long a scoring task that has ended is held, where its client does not fetch the file."""
 
     @model_validator(mode="after")
     def _consistent(self) -> HttpSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -65,7 +66,13 @@ def _serve(directory: Path, *options: str, **client: Any) -> Iterator[Served]:
     """A service in a process of its own until the context ends."""
     shutil.copy(Path(__file__).with_name("sum_service.py"), directory)
     port = _free_port()
-    environment = {**os.environ, "BENTOML_HOME": str(directory / "home"), "BENTOML_DO_NOT_TRACK": "1"}
+    (directory / "tmp").mkdir(exist_ok=True)
+    environment = {
+        **os.environ,
+        "BENTOML_HOME": str(directory / "home"),
+        "BENTOML_DO_NOT_TRACK": "1",
+        "TMPDIR": str(directory / "tmp"),
+    }
     address = ["--host", "127.0.0.1", "--port", str(port)]
     command = [sys.executable, "-m", "bentoml", "serve", "sum_service:Sum", *address, *options]
     with (directory / "log").open("w") as log:
@@ -144,6 +151,27 @@ def test_stock_open_inference_client(served: Served) -> None:
             client.infer("credit", [x])
     finally:
         client.close()
+
+
+def test_a_file_is_scored_as_a_task(served: Served) -> None:
+    """Submitted as a form in more rows than a request may have, fetched once, and nothing is left of it."""
+    rows = np.random.default_rng(0).normal(size=(5000, 3)).astype("f4")
+    content = io.BytesIO()
+    np.save(content, rows)
+    with httpx.Client(base_url=f"{served.url}/tasks/score", timeout=30) as client:
+        submitted = client.post("/submit", files={"file": ("rows.npy", content.getvalue())})
+        assert submitted.status_code == 200, submitted.text
+        which = {"task_id": submitted.json()["task_id"]}
+        while (state := client.get("/status", params=which).json())["status"] == "in_progress":
+            time.sleep(0.05)
+        assert (state["status"], state["rows_done"]) == ("completed", 5000), state
+        (held,) = (served.directory / "tmp").glob("secure-runner-task-*")
+        assert held.stat().st_mode & 0o777 == 0o700
+        scored = np.load(io.BytesIO(client.get("/get", params=which).content))
+        assert client.get("/get", params=which).status_code == 404
+    np.testing.assert_allclose(scored, rows.sum(axis=1), rtol=1e-5, atol=1e-5)
+    assert not held.exists()
+    assert not list((served.directory / "home").glob("task_result.db*")), "BentoML's own store is not used"
 
 
 def _blocks(language: str) -> list[str]:
@@ -325,4 +353,10 @@ def test_certificates_and_tokens(tmp_path: Path) -> None:
             arguments += [f"--{option}-file", str(tmp_path / name)]
         result = CliRunner().invoke(predict, arguments)
         assert result.exit_code == 0, result.output
+        submit = f"{service.url}/tasks/score/submit"
+        headers = {"content-type": "text/csv"}
+        assert httpx.post(submit, content="a,b,c\n1,2,3\n", headers=headers, verify=known).status_code == 401
+        headers["authorization"] = "Bearer a-random-token"
+        assert httpx.post(submit, content="a,b,c\n1,2,3\n", headers=headers, verify=known).status_code == 200
     assert np.load(tmp_path / "scored.npy").tolist() == [3.0] * 5
+    assert not list((tmp_path / "tmp").glob("secure-runner-task-*")), "the service takes its files with it"

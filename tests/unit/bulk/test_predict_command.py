@@ -76,6 +76,7 @@ def url(predictor: Predictor) -> Iterator[str]:
     app = create_app(PredictionApi(predictor, HttpSettings(authentication="none")))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
+        listening.listen()
         port = listening.getsockname()[1]
         server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
