@@ -67,19 +67,23 @@ def serve(bento: str, environment: Mapping[str, str], log: Path) -> Iterator[tup
 
 
 def parties_of(server: psutil.Process) -> dict[str, int]:
-    """Party name → process id, of the parties in session (the older of each pair; the other stands by)."""
-    found: dict[str, psutil.Process] = {}
+    """Party name → process id, of the parties in session (the oldest of each; the others wait)."""
+    found: dict[str, tuple[float, int]] = {}
     for process in server.children(recursive=True):
-        command = process.cmdline()
+        try:
+            command, started = process.cmdline(), process.create_time()
+        except psutil.Error:
+            # It has ended a moment ago.
+            continue
         if "secure_runner.party" in command:
             party = command[command.index("secure_runner.party") + 1]
         elif "secure_runner.dealer" in command:
             party = "dealer"
         else:
             continue
-        if party not in found or process.create_time() < found[party].create_time():
-            found[party] = process
-    return {party: process.pid for party, process in found.items()}
+        if party not in found or started < found[party][0]:
+            found[party] = (started, process.pid)
+    return {party: pid for party, (_, pid) in found.items()}
 
 
 def _bentoml() -> list[str]:

@@ -40,6 +40,7 @@ _STARTING_PATIENCE = 4
 _IMPORTING_PATIENCE = 24
 """Before that, while it imports, for this many: a machine that starts all its parties at once is slow."""
 _STREAM_LIMIT = 1 << 24
+_ANSWERS_FIRST_S = 0.002
 _REPORTED = tuple(field.name for field in fields(RunReport) if field.name.endswith(("_s", "_bytes")))
 
 
@@ -78,6 +79,7 @@ class PartyProcess:
         self._runs: dict[int, asyncio.Future[Frame]] = {}
         self._run_ids = itertools.count(1)
         self._silence_s = 0.0
+        self._unreported: list[RunReport] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -143,7 +145,7 @@ class PartyProcess:
             raise
         else:
             result = BatchResult(arrays_of(frame.meta["arrays"], frame.parts), _report_of(frame, about))
-            self.on_report(result.report)
+            self._report(result.report)
             return result
         finally:
             self._runs.pop(run_id, None)
@@ -204,7 +206,7 @@ class PartyProcess:
             if answer is not None and not answer.done():
                 answer.set_result(frame)
         elif frame.kind is Kind.RESULT:
-            self.on_report(_report_of(frame, _about_of(frame)))
+            self._report(_report_of(frame, _about_of(frame)))
         elif frame.kind is Kind.ADMIT:
             admitted = self.admits(frame.id, _about_of(frame))
             self._send(Frame(Kind.ADMIT, frame.id, {"admitted": admitted}))
@@ -214,6 +216,17 @@ class PartyProcess:
         if not self._warm.done():
             return _IMPORTING_PATIENCE
         return _STARTING_PATIENCE if self.spec is not None and not self._ready.done() else 1
+
+    def _report(self, report: RunReport) -> None:
+        """Tell of a batch a moment later: clients' answers come before records."""
+        if not self._unreported:
+            asyncio.get_running_loop().call_later(_ANSWERS_FIRST_S, self._tell)
+        self._unreported.append(report)
+
+    def _tell(self) -> None:
+        reports, self._unreported = self._unreported, []
+        for report in reports:
+            self.on_report(report)
 
     async def _watch(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -234,6 +247,7 @@ class PartyProcess:
     def _end(self, reason: str) -> None:
         if self._ended.done():
             return
+        self._tell()
         self._ended.set_result(reason)
         pending: list[asyncio.Future[Any]] = [self._warm, self._ready, *self._runs.values()]
         for waiting in pending:
