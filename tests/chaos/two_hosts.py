@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +36,9 @@ def run(
     """Follow docs/deploy.md at all organisations, then trouble them until the time is over."""
     outcome = Outcome(f"organisations {protocol}", protocol)
     chosen = random.Random(f"{seed}-organisations-{protocol}")
-    with Network() as network:
-        followed = Followed.make(protocol, network, home / f"organisations-{protocol}")
+    # Not below the run's own directory: BentoML's Unix sockets need short paths.
+    with tempfile.TemporaryDirectory(prefix="sr-") as directory, Network() as network:
+        followed = Followed.make(protocol, network, Path(directory) / "hosts")
         try:
             followed.follow()
             with Load(
