@@ -118,9 +118,9 @@ class DealerClient:
         path = f"/jobs/{handle}{CORRECTIONS_SUFFIX}"
         question = {"first": first, "encrypted_seeds": list(ciphertexts)}
         try:
-            return self._request("POST", path, json=question, timeout_s=_CORRECTIONS_TIMEOUT_S).content
+            return self._content(path, question)
         except UnavailableError:
-            return self._request("POST", path, json=question, timeout_s=_CORRECTIONS_TIMEOUT_S).content
+            return self._content(path, question)
 
     def end(self, handle: str) -> None:
         """Tell the dealer that the job is over.
@@ -167,13 +167,34 @@ class DealerClient:
             raise self._no_answer(error) from None
         if response.status_code == httpx.codes.OK:
             return response
+        raise self._refusal(response)
+
+    def _content(self, path: str, question: Any) -> bytes:
+        """The body of the answer to a long question.
+
+        Read as a stream: a whole answer of ``httpx`` is in a cycle of references, and megabytes of it would
+        stay until the garbage collector comes by.
+        """
+        asking = self._http.stream(
+            "POST", path, json=question, timeout=_CORRECTIONS_TIMEOUT_S, extensions=dict(self._extensions)
+        )
+        try:
+            with asking as response:
+                if response.status_code == httpx.codes.OK:
+                    return b"".join(response.iter_raw())
+                response.read()
+        except httpx.HTTPError as error:
+            raise self._no_answer(error) from None
+        raise self._refusal(response)
+
+    def _refusal(self, response: httpx.Response) -> SecureRunnerError:
         answer = self._json(response)
         message = f"dealer at {self.address}: {answer.get('message', 'refused')}"
         if response.status_code == httpx.codes.CONFLICT:
-            raise AgreementError(message, code=answer.get("error"))
+            return AgreementError(message, code=answer.get("error"))
         if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            raise OverloadedError(message)
-        raise UnavailableError(message, code=answer.get("error"))
+            return OverloadedError(message)
+        return UnavailableError(message, code=answer.get("error"))
 
     def _json(self, response: httpx.Response) -> Any:
         try:
