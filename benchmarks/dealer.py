@@ -21,8 +21,8 @@ import numpy.typing as npt
 from benchmarks.dealer_models import DealtModel, dealt_models
 from benchmarks.dealer_soak import soak
 from benchmarks.dealt_parties import configs, record, register, relayed
-from benchmarks.far_away import far_away
-from benchmarks.spu_parties import SpuParties, compile_function
+from benchmarks.relay import DelayRelay
+from benchmarks.spu_parties import SpuParties, compile_function, free_ports
 from secure_runner.dealer import DealerConfig, DealerLimits, DealerProcess
 
 __all__ = ["compare", "compare_distance"]
@@ -143,12 +143,14 @@ def compare_distance(way_ms: float) -> dict[str, Any]:
     model = dealt_models()[0]
     compiled = compile_function(model.function, *model.inputs)
     transcript = record(compiled, model.inputs, _AS_SERVED.semi2k, adjust_rank=0)
-    medians = []
+    (port,) = free_ports(1)
+    far, medians = f"127.0.0.1:{port}", []
     with (
         SpuParties(2) as parties,
         DealerProcess(_UNWATCHED) as dealer,
-        far_away(dealer.address, way_ms) as far,
+        DelayRelay({port: int(dealer.address.rpartition(":")[2])}) as line,
     ):
+        line.delay(way_ms)
         for kind in ("direct", "relayed"):
             grants = register(far, dealer.public_key, kind, transcript, adjust_rank=0)
             relays = relayed(far, dealer.public_key, grants[0], transcript) if kind == "relayed" else None

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from benchmarks.relay import DelayRelay
 from secure_runner.dealer import DealerClient, Relay, Transcript
 
-__all__ = ["PartyError", "RelayedJob", "SpuParties", "compile_function", "runtime_config"]
+__all__ = ["PartyError", "RelayedJob", "SpuParties", "compile_function", "free_ports", "runtime_config"]
 
 Array = npt.NDArray[Any]
 _START_TIMEOUT_S = 60.0
@@ -91,7 +91,7 @@ class SpuParties:
     ) -> None:
         """Start them; ``relayed`` puts :attr:`relay` between them, which delays what they send."""
         context = mp.get_context("spawn")
-        ports = _free_ports(2 * count if relayed else count)
+        ports = free_ports(2 * count if relayed else count)
         own, seen = ports[:count], ports[-count:]
         self.relay = DelayRelay(dict(zip(seen, own, strict=True))) if relayed else None
         self._pipes: list[Connection] = []
@@ -223,7 +223,7 @@ class SpuParties:
         return [answers[rank] for rank in range(len(self._pipes))]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, and that the kernel gives to no outgoing connection meanwhile: the
     processes take seconds to start."""
     ports: list[int] = []
