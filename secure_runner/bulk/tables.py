@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 from collections.abc import Callable
@@ -21,9 +22,11 @@ from secure_runner.programs.manifest import Manifest, TensorSpec
 
 __all__ = ["check_output", "read_inputs", "read_kept", "write_outputs"]
 
-_TABLE_READERS: dict[str, Callable[[Path], Any]] = {
-    ".csv": lambda path: pyarrow.csv.read_csv(path),
-    ".parquet": lambda path: pyarrow.parquet.read_table(path),
+_TABLE_READERS: dict[str, Callable[[Path, bool], Any]] = {
+    ".csv": lambda path, header: pyarrow.csv.read_csv(
+        path, pyarrow.csv.ReadOptions(autogenerate_column_names=not header)
+    ),
+    ".parquet": lambda path, _: pyarrow.parquet.read_table(path),
 }
 INPUT_SUFFIXES = (*_TABLE_READERS, ".npy", ".npz")
 
@@ -34,6 +37,7 @@ def read_inputs(
     columns: tuple[str, ...] | None = None,
     *,
     without: tuple[str, ...] = (),
+    header: bool | None = None,
 ) -> Arrays:
     """The file's rows as the program's inputs, not yet validated.
 
@@ -44,6 +48,9 @@ def read_inputs(
             input of shape ``[rows]`` or ``[rows, 1]`` is the column of its name, one of ``[rows, k]`` the
             columns ``name_0`` to ``name_{k-1}`` or a column of lists.
         without: columns that are no features where ``columns`` does not name them.
+        header: whether the first line of a ``.csv`` names the columns. False: it is a row, and the columns
+            are ``f0``, ``f1`` and so on. None: it names them, and is refused where it cannot be told from a
+            row: it is made of numbers, and neither ``columns`` nor ``without`` has a name of it.
 
     Raises:
         InputError: the file cannot be read, or its columns are not what the program takes.
@@ -54,7 +61,9 @@ def read_inputs(
     if suffix == ".npz":
         with _load(path) as archive:
             return {name: archive[name] for name in archive.files}
-    table = _read_table(path)
+    if header is None and columns is None and not without:
+        _check_first_line(path)
+    table = _read_table(path, header)
     names = (
         list(columns) if columns is not None else [name for name in table.column_names if name not in without]
     )
@@ -69,27 +78,58 @@ def read_inputs(
     return {spec.name: _features(table, names, spec, path)}
 
 
-def read_kept(path: Path, columns: tuple[str, ...]) -> dict[str, Any]:
-    """Columns of a table as they are, to stand beside the predictions.
+def read_kept(path: Path, columns: tuple[str, ...], *, header: bool | None = None) -> dict[str, Any]:
+    """Columns of a table as they are, to stand beside the predictions; ``header`` as of `read_inputs`.
 
     Raises:
         InputError: the file is no table, or has no such column.
     """
     if not columns:
         return {}
-    table = _read_table(path)
+    table = _read_table(path, header)
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise InputError(f"{path} has no column {', '.join(map(repr, missing))} to keep")
     return {name: table.column(name) for name in columns}
 
 
-def _read_table(path: Path) -> Any:
+def _check_first_line(path: Path) -> None:
+    """Refuse a first line that may be a row: taken for names, it would be lost without a word."""
+    if path.suffix.lower() != ".csv":
+        return
+    # Also where numbers number the columns, as pandas writes them: only the file's owner can tell.
+    cells = _read_csv_line(path)
+    if cells and all(_is_value(cell) for cell in cells):
+        raise InputError(
+            f"{path}: the first line holds values alone, where names of columns are expected; say whether it "
+            "is a row (--no-header, over HTTP header=absent) or names (--header, over HTTP header=present)"
+        )
+
+
+def _read_csv_line(path: Path) -> list[str]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        # What is wrong with the file is said by the one that reads it.
+        return []
+
+
+def _is_value(cell: str) -> bool:
+    """Whether a cell is a number, empty or a boolean."""
+    try:
+        float(cell or "0")
+    except ValueError:
+        return cell.strip().lower() in ("true", "false")
+    return True
+
+
+def _read_table(path: Path, header: bool | None) -> Any:
     reader = _TABLE_READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: a file of rows ends in one of {', '.join(INPUT_SUFFIXES)}")
     try:
-        table = reader(path)
+        table = reader(path, header is not False)
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{path} cannot be read as {path.suffix}: {type(error).__name__}") from error
     if len(set(table.column_names)) < table.num_columns:

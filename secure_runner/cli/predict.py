@@ -47,6 +47,12 @@ def _names(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str
 @click.option("--columns", callback=_names, help="Feature columns, in the model's order; all by default.")
 @click.option("--keep", callback=_names, help="Columns of the rows to repeat beside the predictions.")
 @click.option(
+    "--header/--no-header",
+    default=None,
+    help="Whether the first line of a .csv names the columns, which are f0, f1, … if not. A first line of "
+    "values alone is refused unless this is said.",
+)
+@click.option(
     "--chunk-rows", type=click.IntRange(min=1), help="Rows of a request; the largest batch by default."
 )
 @click.option(
@@ -73,6 +79,7 @@ def predict(
     output: Path,
     columns: tuple[str, ...] | None,
     keep: tuple[str, ...] | None,
+    header: bool | None,
     chunk_rows: int | None,
     concurrency: int,
     token_file: Path | None,
@@ -93,8 +100,9 @@ def predict(
     try:
         manifest = asyncio.run(fetch_manifest(service))
         check_output(output, manifest, keep or ())
-        kept = read_kept(rows, keep or ())
-        inputs = validate_inputs(manifest, read_inputs(rows, manifest, columns, without=keep or ()))
+        kept = read_kept(rows, keep or (), header=header)
+        raw = read_inputs(rows, manifest, columns, without=keep or (), header=header)
+        inputs = validate_inputs(manifest, raw)
         job = Job(
             output,
             rows=batch_rows(manifest, inputs),

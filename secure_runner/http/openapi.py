@@ -95,6 +95,7 @@ def _task_paths() -> dict[str, Any]:
         for name, schema in (
             ("columns", {"type": "string"}),
             ("keep", {"type": "string"}),
+            ("header", {"type": "string", "enum": ["present", "absent"]}),
             ("output", {"type": "string", "enum": [suffix[1:] for suffix in MEDIA_TYPES]}),
         )
     ]

@@ -44,6 +44,8 @@ class Upload:
     """Suffix of the file of predictions."""
     columns: tuple[str, ...] | None
     keep: tuple[str, ...]
+    header: bool | None
+    """Whether the first line of CSV names the columns, if that is said."""
 
 
 async def read_upload(request: Request, body: bytes, manifest: Manifest) -> Upload:
@@ -67,7 +69,8 @@ async def read_upload(request: Request, body: bytes, manifest: Manifest) -> Uplo
     output = "." + query.get("output", suffix[1:])
     keep = _names(query.get("keep")) or ()
     check_output(Path(f"predictions{output}"), manifest, keep)
-    return Upload(content, suffix, output.lower(), _names(query.get("columns")), keep)
+    columns, header = _names(query.get("columns")), _header(query.get("header"))
+    return Upload(content, suffix, output.lower(), columns, keep, header)
 
 
 def rows_of(
@@ -83,8 +86,8 @@ def rows_of(
         path.write_bytes(upload.content)
         if upload.suffix == ".parquet":
             _check_expanded(path, max_bytes)
-        kept = read_kept(path, upload.keep)
-        raw = read_inputs(path, manifest, upload.columns, without=upload.keep)
+        kept = read_kept(path, upload.keep, header=upload.header)
+        raw = read_inputs(path, manifest, upload.columns, without=upload.keep, header=upload.header)
     except InputError as error:
         if isinstance(error, RequestError):
             raise
@@ -128,3 +131,10 @@ def _check_expanded(path: Path, max_bytes: int) -> None:
 
 def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _header(text: str | None) -> bool | None:
+    """Words of RFC 4180."""
+    if text not in (None, "present", "absent"):
+        raise RequestError("malformed_body", "header: expected present or absent")
+    return None if text is None else text == "present"

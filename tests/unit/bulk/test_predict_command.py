@@ -131,6 +131,42 @@ def test_parquet_with_chosen_columns(run: Run, table: pd.DataFrame, tmp_path: Pa
     _check(pd.read_parquet(tmp_path / "scored.parquet"))
 
 
+def test_a_first_line_of_values_is_never_lost(
+    run: Run, table: pd.DataFrame, predictor: Predictor, tmp_path: Path
+) -> None:
+    """It is refused until it is said whether it is a row or names, and the message repeats none of it."""
+    path, output = tmp_path / "rows.csv", tmp_path / "scored.csv"
+    table[["a", "b", "c"]].to_csv(path, index=False, header=False)
+    result = run(path, "--output", output)
+    assert result.exit_code == 1
+    assert "--no-header" in result.output
+    assert str(ROWS[0, 0])[:6] not in result.output
+    assert predictor.requests == []
+    assert run(path, "--no-header", "--output", output).exit_code == 0
+    _check(pd.read_csv(output))
+
+
+def test_columns_may_be_numbered(run: Run, tmp_path: Path) -> None:
+    """Numbers as names, as pandas writes them: taken for names where that is said, or shown by a column."""
+    path, output = tmp_path / "rows.csv", tmp_path / "scored.csv"
+    pd.DataFrame(ROWS).to_csv(path, index=False)
+    assert run(path, "--output", output).exit_code == 1
+    for said in (["--header"], ["--columns", "0,1,2"]):
+        assert run(path, *said, "--output", output).exit_code == 0
+        _check(pd.read_csv(output))
+
+
+def test_rows_without_a_header_have_columns_to_choose(run: Run, table: pd.DataFrame, tmp_path: Path) -> None:
+    """They are f0, f1 and so on."""
+    path, output = tmp_path / "rows.csv", tmp_path / "scored.csv"
+    table.to_csv(path, index=False, header=False)
+    result = run(path, "--no-header", "--keep", "f0", "--output", output)
+    assert result.exit_code == 0, result.output
+    scored = pd.read_csv(output)
+    assert scored["f0"].tolist() == table["patient"].tolist()
+    _check(scored)
+
+
 def test_npy_to_npz(run: Run, tmp_path: Path) -> None:
     """Arrays go in and come out without a table."""
     np.save(tmp_path / "rows.npy", ROWS)

@@ -127,11 +127,22 @@ def test_columns_kept_and_chosen(running: Any) -> None:
     assert scored.to_dict("records") == [{"patient": "p1", "y": 6.0}]
 
 
+@pytest.mark.parametrize(("said", "rows"), [("absent", [6.0, 15.0]), ("present", [15.0])])
+def test_a_first_line_of_values_is_what_it_is_said_to_be(running: Any, said: str, rows: list[float]) -> None:
+    """A row or names; refused where it is not said."""
+    task_id = _submit(running, "1,2,3\n4,5,6\n", f"?header={said}").json()["task_id"]
+    _wait(running, task_id)
+    scored = pd.read_csv(io.BytesIO(running.get(f"{URL}/get?task_id={task_id}").content))
+    assert scored["y"].tolist() == rows
+
+
 @pytest.mark.parametrize(
     ("headers", "content", "query", "code"),
     [
         ({}, b"a,b\n1,2\n", "", "malformed_body"),
         ({}, b"a,b,b\n1,2,3\n", "", "malformed_body"),
+        ({}, b"1,2,3\n4,5,6\n", "", "malformed_body"),
+        ({}, b"a,b,c\n1,2,3\n", "?header=none", "malformed_body"),
         ({}, b"a,b,c\n1,2,inf\n", "", "not_finite"),
         ({}, b"a,b,c\n", "", "malformed_body"),
         ({}, b"a,b,c\n1,2,3\n", "?output=exe", "bad_input"),
