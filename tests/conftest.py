@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import functools
+import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -24,6 +27,70 @@ if TYPE_CHECKING:
     from converters import ConvertedModel
     from secure_runner.runner.deployment import Deployment
     from secure_runner.sessions.keeper import PartyFiles
+
+
+class InputsTried:
+    """What suites of hostile and of random input have sent, and what came of it; printed at the end."""
+
+    OUTCOMES = ("taken", "refused", "crashes", "5xx")
+
+    def __init__(self) -> None:
+        self.suites: dict[str, Counter[str]] = {}
+
+    def count(self, suite: str, outcome: str) -> None:
+        """One input that ended so."""
+        assert outcome in self.OUTCOMES
+        self.suites.setdefault(suite, Counter())[outcome] += 1
+
+    def status(self, suite: str, status: int) -> None:
+        """One request that was answered with this HTTP status."""
+        self.count(suite, "5xx" if status >= 500 else "refused" if status >= 400 else "taken")
+
+    def answer(self, suite: str, received: bytes) -> None:
+        """One run of bytes that got these bytes, or none, before its connection was closed."""
+        status = re.search(rb"HTTP/1.1 (\d{3})", received)
+        self.status(suite, int(status[1]) if status else 400)
+
+    @contextlib.contextmanager
+    def reading(self, suite: str, refusal: type[Exception]) -> Iterator[None]:
+        """One input that is read inside: refused if that error is raised, a crash if any other is."""
+        outcome = "crashes"
+        try:
+            yield
+            outcome = "taken"
+        except refusal:
+            outcome = "refused"
+            raise
+        finally:
+            self.count(suite, outcome)
+
+
+_TRIED = pytest.StashKey[InputsTried]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Counting starts at nothing."""
+    config.stash[_TRIED] = InputsTried()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """A table of the inputs tried."""
+    suites = config.stash[_TRIED].suites
+    if not suites:
+        return
+    terminalreporter.section("hostile and random inputs")
+    columns = ("tried", *InputsTried.OUTCOMES)
+    rows = {suite: [found.total(), *(found[o] for o in columns[1:])] for suite, found in suites.items()}
+    rows["all"] = [sum(numbers) for numbers in zip(*rows.values(), strict=True)]
+    width = max(map(len, rows))
+    for name, numbers in {"": columns, **rows}.items():
+        terminalreporter.write_line(f"{name:<{width}}" + "".join(f"{number:>10}" for number in numbers))
+
+
+@pytest.fixture(scope="session")
+def tried(request: pytest.FixtureRequest) -> InputsTried:
+    """Counts inputs of suites that send many."""
+    return request.config.stash[_TRIED]
 
 
 @dataclass

@@ -64,7 +64,7 @@ def _of_all(outcomes: Sequence[Outcome], *, server_worker: bool) -> list[float]:
 def trends_table(trends: Sequence[Trend]) -> Table:
     """Memory and file descriptors of each process over the soak."""
     table = Table(title="Soak: medians after settling and at the end")
-    for name in ("process", "PSS, MB", "at the end", "growth", "files", "at the end", "flat"):
+    for name in ("process", "memory, MB", "at the end", "growth", "files", "at the end", "flat"):
         table.add_column(name, justify="left" if name == "process" else "right")
     for trend in trends:
         table.add_row(

@@ -1,4 +1,9 @@
-"""Many requests and no fault: memory and file descriptors of each process must stay where they are."""
+"""Many requests and no fault: memory and file descriptors of each process must stay where they are.
+
+Memory is what a process has asked for itself: anonymous and shared-memory pages, in memory or swapped out.
+Files that are mapped, such as libraries, cannot leak, and how much of them counts for a process (PSS, RSS)
+depends on which other processes of the machine map them and on what the kernel evicts.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 from chaos.clients import Load
@@ -24,7 +30,6 @@ class Trend:
 
     role: str
     early_mb: float
-    """Proportional set size: shared pages count once over all processes."""
     late_mb: float
     early_files: float
     late_files: float
@@ -42,7 +47,7 @@ class Trend:
 
 @dataclass(frozen=True)
 class _Sample:
-    pss_mb: float
+    memory_mb: float
     files: int
 
 
@@ -64,10 +69,16 @@ def soak(
 
 def _sample(role: str, process: psutil.Process, samples: dict[tuple[str, int], list[_Sample]]) -> None:
     try:
-        sample = _Sample(process.memory_full_info().pss / 1e6, process.num_fds())
-    except psutil.Error:
+        sample = _Sample(_memory_mb(process.pid), process.num_fds())
+    except (psutil.Error, OSError):
         return
     samples.setdefault((role, process.pid), []).append(sample)
+
+
+def _memory_mb(pid: int) -> float:
+    words = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    kilobytes = {line[0]: int(line[1]) for line in words if line[-1] == "kB"}
+    return sum(kilobytes.get(name, 0) for name in ("RssAnon:", "RssShmem:", "VmSwap:")) * 1024 / 1e6
 
 
 def _trend(role: str, samples: list[_Sample]) -> Trend:
@@ -76,8 +87,8 @@ def _trend(role: str, samples: list[_Sample]) -> Trend:
     early, late = settled[:third], settled[-third:]
     return Trend(
         role,
-        statistics.median(s.pss_mb for s in early),
-        statistics.median(s.pss_mb for s in late),
+        statistics.median(s.memory_mb for s in early),
+        statistics.median(s.memory_mb for s in late),
         statistics.median(s.files for s in early),
         statistics.median(s.files for s in late),
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["Leftovers", "Target", "marked_processes", "role_of"]
+__all__ = ["Leftovers", "Target", "marked_processes", "name_of", "role_of"]
 
 _MARK = "SECURE_RUNNER_CHAOS"
 _PARTY, _DEALER, _WORKER = "secure_runner.party", "secure_runner.dealer", "_bentoml_impl.worker.service"
@@ -136,7 +136,7 @@ class Target:
         time.sleep(1.0)
         orphans = marked_processes(_MARK, self._mark)
         ports = sorted(self._ports & self._listening())
-        names = [_name(process) for process in orphans]
+        names = [name_of(process) for process in orphans]
         for process in orphans:
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -182,7 +182,8 @@ def _started_s(process: psutil.Process) -> float:
         return float("inf")
 
 
-def _name(process: psutil.Process) -> str:
+def name_of(process: psutil.Process) -> str:
+    """What it is for or called, its id and its state."""
     with contextlib.suppress(psutil.Error):
         return f"{role_of(process) or process.name()} ({process.pid}, {process.status()})"
     return str(process.pid)

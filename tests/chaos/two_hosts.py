@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 from chaos.campaign import Outcome, Recovery
 from chaos.clients import Job, Load
-from chaos.target import Leftovers, marked_processes
+from chaos.target import Leftovers, marked_processes, name_of
 from deploy_page import Followed
 from organisations import Network
 
@@ -26,6 +27,8 @@ _CUT_S = 4.0
 _PAUSE_S = (3.0, 10.0)
 _READY_TIMEOUT_S = 300.0
 _RECOVERY_TIMEOUT_S = 150.0
+_STOP_TIMEOUT_S = 15.0
+"""The page gives requests five seconds; the shell that serves ends at once, what it has started does not."""
 _MARK = "HOME"
 """An organisation's processes, whoever their parents are, have its directory as their home."""
 
@@ -130,14 +133,21 @@ def _restart(followed: Followed, name: str) -> float:
 
 
 def _leftovers(followed: Followed) -> Leftovers:
-    time.sleep(1.0)
-    directories = [str(host.directory) for host in followed.everyone.values()]
-    orphans = [process for directory in directories for process in marked_processes(_MARK, directory)]
+    """What an organisation's processes leave behind, once those that were told to stop have had the time."""
+    until = time.monotonic() + _STOP_TIMEOUT_S
+    while (orphans := _living(followed)) and time.monotonic() < until:
+        time.sleep(0.2)
     ports = []
     for name in followed.everyone:
         command = followed.network.command(name, "ss", "-Htln")
         lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
         ports += [int(line.split()[3].rpartition(":")[2]) for line in lines]
     for process in orphans:
-        process.kill()
-    return Leftovers([str(process) for process in orphans], ports, graceful=True)
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    return Leftovers([name_of(process) for process in orphans], ports, graceful=True)
+
+
+def _living(followed: Followed) -> list[psutil.Process]:
+    homes = [str(host.directory) for host in followed.everyone.values()]
+    return [process for home in homes for process in marked_processes(_MARK, home)]

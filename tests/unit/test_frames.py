@@ -82,14 +82,14 @@ def test_arrays_that_are_not_contiguous_are_framed_in_c_order():
 
 
 @given(FRAMES, st.data())
-def test_a_truncated_or_lengthened_frame_is_refused(frame, data):
+def test_a_truncated_or_lengthened_frame_is_refused(tried, frame, data):
     """No shorter and no longer run of bytes passes for the frame."""
     whole = _bytes(frame)
     for wrong in (
         whole[: data.draw(st.integers(0, len(whole) - 1))],
         whole + data.draw(st.binary(min_size=1)),
     ):
-        with pytest.raises(FrameError):
+        with pytest.raises(FrameError), tried.reading("frames", FrameError):
             decode(wrong)
 
 
@@ -100,20 +100,20 @@ def test_a_truncated_or_lengthened_frame_is_refused(frame, data):
 @example(struct.pack("<HHIQI", 0x5352, 4, 500_000, 0, 0) + b'{"a":' * 100_000)
 @example(struct.pack("<HHIQI", 0x5352, 4, 0, 0, 1) + LENGTH.pack(2**64 - 1))
 @example(struct.pack("<HHIQI", 0x5352, 4, 0, 0, 2) + LENGTH.pack(2**64 - 1) + LENGTH.pack(1))
-def test_random_bytes_raise_frame_error_and_nothing_else(data):
+def test_random_bytes_raise_frame_error_and_nothing_else(tried, data):
     """Neither a wrong header nor hostile JSON gets another exception out of the decoder."""
-    with pytest.raises(FrameError):
+    with pytest.raises(FrameError), tried.reading("frames", FrameError):
         decode(data)
 
 
 @settings(max_examples=300)
 @given(FRAMES, st.data())
-def test_flipped_bytes_never_raise_anything_but_frame_error(frame, data):
+def test_flipped_bytes_never_raise_anything_but_frame_error(tried, frame, data):
     """A frame with some bytes changed is either still a frame or refused."""
     wrong = bytearray(_bytes(frame))
     for _ in range(data.draw(st.integers(1, 4))):
         wrong[data.draw(st.integers(0, len(wrong) - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(FrameError):
+    with contextlib.suppress(FrameError), tried.reading("frames", FrameError):
         decode(wrong)
 
 
@@ -132,9 +132,9 @@ def test_flipped_bytes_never_raise_anything_but_frame_error(frame, data):
 @example([{"name": "a", "dtype": "<f4", "shape": [1.0]}], b"\0" * 4)
 @example([{"name": "a", "dtype": "<f4", "shape": "1"}], b"\0" * 4)
 @example([{"name": "a", "dtype": "f4,(", "shape": [1]}], b"\0" * 4)
-def test_descriptions_that_fit_no_bytes_are_refused(specs, part):
+def test_descriptions_that_fit_no_bytes_are_refused(tried, specs, part):
     """A description from outside builds an array of exactly its bytes, or raises FrameError."""
-    with contextlib.suppress(FrameError):
+    with contextlib.suppress(FrameError), tried.reading("frames", FrameError):
         for spec, array in zip(specs, arrays_of(specs, [part] * len(specs)).values(), strict=False):
             assert array.nbytes == len(part), spec
             assert not array.dtype.hasobject

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -65,14 +66,16 @@ async def _is_alive(host: str, port: int) -> bool:
         max_size=3,
     )
 )
-def test_any_bytes_leave_the_dealer_alive(pieces: list[bytes]) -> None:
+def test_any_bytes_leave_the_dealer_alive(tried: Any, pieces: list[bytes]) -> None:
     """Every such connection is answered or closed within the time limit, and the next client is served."""
 
     async def work(host: str, port: int) -> None:
         reader, writer = await asyncio.open_connection(host, port)
         writer.write(b"".join(pieces))
         writer.write_eof()
-        await asyncio.wait_for(reader.read(), 3)
+        answer = await asyncio.wait_for(reader.read(), 3)
+        tried.answer("dealer's connections", answer)
+        assert b"HTTP/1.1 5" not in answer
         writer.close()
         assert await _is_alive(host, port)
 

@@ -49,14 +49,15 @@ def test_reads_what_spu_sends(step: Step, counter: int) -> None:
 
 
 @given(step=_steps(), data=st.data())
-def test_any_change_is_refused_or_read_as_something_else(step: Step, data: st.DataObject) -> None:
+def test_any_change_is_refused_or_read_as_something_else(tried: Any, step: Step, data: st.DataObject) -> None:
     """A field replaced by any JSON never passes for the original request, and never raises anything else."""
     body: dict[str, Any] = expected_body(step, 16, _CIPHERTEXTS)
     target: dict[str, Any] = data.draw(st.sampled_from([body, *body["prg_inputs"]]))
     name = data.draw(st.sampled_from(sorted(target)))
     original, target[name] = target[name], data.draw(_JSON)
     try:
-        request = parse_request(step.request, body)
+        with tried.reading("dealer's requests", RequestError):
+            request = parse_request(step.request, body)
     except RequestError:
         return
     unchanged = target[name] == original or (name == "transpose_inputs" and target[name] == [])
@@ -67,17 +68,17 @@ def test_any_change_is_refused_or_read_as_something_else(step: Step, data: st.Da
     operation=st.sampled_from([*INPUT_COUNTS, "Cube", ""]),
     message=_JSON | st.dictionaries(st.sampled_from(_FIELDS), _JSON),
 )
-def test_any_json_is_refused_with_a_reason(operation: str, message: Any) -> None:
+def test_any_json_is_refused_with_a_reason(tried: Any, operation: str, message: Any) -> None:
     """No input makes the parser raise anything but its own error."""
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(RequestError) as refused, tried.reading("dealer's requests", RequestError):
         parse_request(operation, message)
     assert str(refused.value)
 
 
 @given(body=st.binary(max_size=60))
-def test_any_bytes_are_json_or_refused(body: bytes) -> None:
+def test_any_bytes_are_json_or_refused(tried: Any, body: bytes) -> None:
     """The same for what is not JSON."""
-    with contextlib.suppress(RequestError):
+    with contextlib.suppress(RequestError), tried.reading("dealer's requests", RequestError):
         read_body(body)
 
 

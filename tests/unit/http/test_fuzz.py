@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -112,15 +110,14 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 
 @pytest.fixture
-def send(predictor: Any, client_of: Make, capsys: Any) -> Iterator[Callable[..., None]]:
-    """Sends one request and checks what holds for every answer; counts are printed at the end."""
+def send(predictor: Any, client_of: Make, tried: Any) -> Callable[..., None]:
+    """Sends one request and checks what holds for every answer."""
     client = client_of(predictor, max_body_bytes=100_000)
-    answered: Counter[str] = Counter()
 
     def post(path: str, content: bytes, headers: dict[str, str]) -> None:
         calls = len(predictor.calls)
         answer = client.post(path, content=content, headers=headers)
-        answered[str(answer.status_code)] += 1
+        tried.status("HTTP requests", answer.status_code)
         assert answer.status_code < 500, answer.text
         if answer.status_code == 200:
             array = predictor.calls[-1]["inputs"]["x"]
@@ -134,10 +131,7 @@ def send(predictor: Any, client_of: Make, capsys: Any) -> Iterator[Callable[...,
         code = answer.json()["code"] if isinstance(error, str) else error["code"]
         assert ERROR_CODES[code].status == answer.status_code
 
-    yield post
-    with capsys.disabled():
-        tried = sum(answered.values())
-        sys.stdout.write(f"\n  {tried} requests: {dict(sorted(answered.items()))}, no crash, no 5xx\n")
+    return post
 
 
 @FUZZ

