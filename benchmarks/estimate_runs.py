@@ -149,15 +149,17 @@ class Runs:
             rounds=max(min(delayed) - min(relayed), 0) / ROUND_TRIP_MS,
         )
 
-    def far_ms(self, converted: ConvertedModel, rows: Sequence[Array], round_trip_ms: float) -> float:
-        """Median of a few runs over a network."""
+    def far_ms(
+        self, converted: ConvertedModel, rows: Sequence[Array], round_trip_ms: float, times: int
+    ) -> float:
+        """Median of ``times`` runs over a network."""
         assert self._far.relay is not None
         run = self._program(converted, rows)
         run(self._far, 1)
         self._far.relay.delay(round_trip_ms / 2)
-        times = run(self._far, 3)
+        taken = run(self._far, times)
         self._far.relay.delay(0)
-        return float(np.median(times))
+        return float(np.median(taken))
 
     def close(self) -> None:
         """End all processes."""

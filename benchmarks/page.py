@@ -73,7 +73,7 @@ def _cells(record: Record) -> tuple[str, ...]:
         else f"{_number(record.value)} {record.unit}"
     )
     return (
-        record.name,
+        ", ".join((record.name, *_circumstances(record))),
         record.protocol,
         str(record.batch) if record.batch else "",
         value,
@@ -83,6 +83,13 @@ def _cells(record: Record) -> tuple[str, ...]:
         str(record.detail.get("load_1min", "")),
         record.trust or "",
     )
+
+
+def _circumstances(record: Record) -> list[str]:
+    """What tells records of one name apart."""
+    lanes, distance_ms = (record.detail.get(key) for key in ("lanes", "nominal_ms"))
+    found = [] if distance_ms is None else [f"{distance_ms} ms apart"]
+    return found if lanes is None else [f"{lanes} {'lane' if lanes == 1 else 'lanes'}", *found]
 
 
 def _number(value: float) -> str:

@@ -6,7 +6,8 @@ Bare SPU on this project's rewritten programs; the estimate is what ``secure-run
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.estimate_runs import Runs
@@ -14,6 +15,7 @@ from benchmarks.models import NamedMlp, mlp
 from benchmarks.records import Record
 from benchmarks.workbench import Workbench
 from secure_runner.programs.estimate import Estimate, Network, estimate
+from secure_runner.protocols import ProtocolName
 
 __all__ = ["run"]
 
@@ -22,22 +24,51 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 WIDTHS = (16, 32, 64, 128, 256)
 DEPTHS = (1, 2, 3, 4, 6)
 ROUND_TRIPS_MS = (1, 5, 10, 20, 40)
+_ESTIMATED = {"value": "estimated_ms", "sent_bytes": "estimated_bytes", "rounds": "estimated_rounds"}
+"""What a point measures, and where the estimate of it is."""
 
 
 def run(bench: Workbench) -> Iterator[Record]:
-    """One record a point: ``growth_batch``, ``growth_width``, ``growth_depth``, ``growth_rtt``, in ms."""
-    base, step = mlp(), bench.scale(1, 4)
+    """One record a point: ``growth_batch``, ``growth_width``, ``growth_depth``, ``growth_rtt``, in ms; then
+    how far estimates are off these points, in percent."""
     for name in bench.protocols:
-        with contextlib.closing(Runs(name)) as runs:
-            point = _Points(runs, bench.scale(12, 4))
-            for batch in BATCHES[:: bench.scale(1, 6)]:
-                yield point.measure("growth_batch", base, batch, batch)
-            for width in WIDTHS[::step]:
-                yield point.measure("growth_width", mlp(30, (width, width, 1)), 1, width)
-            for depth in DEPTHS[::step]:
-                yield point.measure("growth_depth", mlp(30, (*(64,) * depth, 1)), 1, depth)
-            for round_trip_ms in ROUND_TRIPS_MS[::step]:
-                yield point.over_network(base, round_trip_ms)
+        points = []
+        for record in _points(bench, name):
+            points.append(record)
+            yield record
+        yield from _errors(points)
+
+
+def _points(bench: Workbench, name: ProtocolName) -> Iterator[Record]:
+    base, step = mlp(), bench.scale(1, 4)
+    with contextlib.closing(Runs(name)) as runs:
+        point = _Points(runs, bench.scale(30, 4))
+        for batch in BATCHES[:: bench.scale(1, 6)]:
+            yield point.measure("growth_batch", base, batch, batch)
+        for width in WIDTHS[::step]:
+            yield point.measure("growth_width", mlp(30, (width, width, 1)), 1, width)
+        for depth in DEPTHS[::step]:
+            yield point.measure("growth_depth", mlp(30, (*(64,) * depth, 1)), 1, depth)
+        for round_trip_ms in ROUND_TRIPS_MS[::step]:
+            yield point.over_network(base, round_trip_ms)
+
+
+def _errors(points: Sequence[Record]) -> Iterator[Record]:
+    """Of one protocol: the median error of what is estimated, and the largest, as percentages."""
+    for measured, estimated in _ESTIMATED.items():
+        found = [{"value": point.value, **point.detail} for point in points]
+        held = [(point[estimated], point[measured]) for point in found if measured in point]
+        off = [100 * abs(says / is_ - 1) for says, is_ in held]
+        yield Record.of(
+            estimated.replace("estimated", "estimate_error"),
+            suite=SUITE,
+            protocol=points[0].protocol,
+            batch=0,
+            value=statistics.median(off),
+            unit="%",
+            n=len(off),
+            against=f"all points of growth; at most {max(off):.0f} %",
+        )
 
 
 class _Points:
@@ -67,8 +98,8 @@ class _Points:
         return self._record(
             "growth_rtt",
             priced,
-            value=self._runs.far_ms(model.converted, [model.rows[:1]], round_trip_ms),
-            n=3,
+            value=self._runs.far_ms(model.converted, [model.rows[:1]], round_trip_ms, self._times),
+            n=self._times,
             x=round_trip_ms,
             model=model.name,
             estimated_ms=round(priced.seconds(network) * 1000, 2),

@@ -189,7 +189,7 @@ def _latencies(bench: Workbench, far: _Far, load: Load) -> Iterator[Record]:
         far.relay.set_round_trip(ms / 1000)
         measured_ms = far.round_trip_ms()
         load.run(clients=1, requests=1)
-        result = load.run(clients=1, requests=bench.scale(10, 3))
+        result = load.run(clients=1, requests=bench.scale(30, 3))
         p50 = statistics.median(result.latencies_ms)
         nearest = p50 if nearest is None else nearest
         # What the distance alone adds, in round trips.
@@ -219,7 +219,7 @@ def _crowd(bench: Workbench, far: _Far, load: Load) -> Iterator[Record]:
     """Throughput of 64 clients against one, and their p99 against the p50 of one."""
     far.relay.set_round_trip(_CROWD_MS / 1000)
     load.run(clients=_CLIENTS, requests=2)
-    one = load.run(clients=1, requests=bench.scale(20, 3))
+    one = load.run(clients=1, requests=bench.scale(30, 3))
     many = load.run(clients=_CLIENTS, requests=bench.scale(10, 3))
     common = {"suite": SUITE, "protocol": far.followed.protocol, "batch": 1, "n": len(many.latencies_ms)}
     noted = {"nominal_ms": _CROWD_MS, "against": f"one client, {_CROWD_MS} ms between the parties"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 from collections.abc import Iterator
 
 from benchmarks.models import mlp
@@ -15,12 +16,18 @@ SUITE = "startup"
 
 
 def run(bench: Workbench) -> Iterator[Record]:
-    """``startup_ready_s`` for each protocol; the data owner's party, started anew, says where it went."""
+    """``startup_ready_s`` for each protocol, the median of three starts.
+
+    The data owner's party, started anew, says where it went.
+    """
     model = mlp()
     for name in bench.protocols:
         bench.bento(model, name)
-        with bench.serve(model, name) as served:
-            ready_s = served.ready_s
+        starts = []
+        for _ in range(bench.scale(3, 1)):
+            with bench.serve(model, name) as served:
+                starts.append(served.ready_s)
+        ready_s = statistics.median(starts)
         stages = asyncio.run(_stages(bench, f"{model.name}-{name}:latest"))
         yield Record.of(
             "startup_ready_s",
@@ -29,7 +36,7 @@ def run(bench: Workbench) -> Iterator[Record]:
             batch=0,
             value=ready_s,
             unit="s",
-            n=1,
+            n=len(starts),
             stages_s=stages | {"bentoml": round(max(0.0, ready_s - sum(stages.values())), 2)},
         )
 
