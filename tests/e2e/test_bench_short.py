@@ -15,6 +15,7 @@ from benchmarks.records import RESULTS, Record, merge, read_records, write_recor
 
 ROOT = Path(__file__).resolve().parents[2]
 _CONTRACT = ("name", "protocol", "batch", "value", "unit", "baseline", "ratio", "n")
+_GROWS_WITH = ("batch", "width", "depth", "rtt")
 
 
 def _record(name: str, suite: str = "http", **changes) -> Record:
@@ -39,8 +40,13 @@ def test_a_suite_runs_writes_records_and_draws(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bench: OK" in done.stdout
     items = json.loads((tmp_path / "latest.json").read_text())
-    assert {item["name"] for item in items} == {"growth_batch", "growth_width", "growth_depth", "growth_rtt"}
+    errors = {"estimate_error_ms", "estimate_error_bytes", "estimate_error_rounds"}
+    assert {item["name"] for item in items} == errors | {f"growth_{of}" for of in _GROWS_WITH}
     assert all(set(_CONTRACT) <= set(item) for item in items)
+    off = {item["name"]: item["value"] for item in items if item["name"] in errors}
+    # Counts, unlike times, do not depend on what else the machine does.
+    assert off["estimate_error_bytes"] < 25
+    assert off["estimate_error_rounds"] < 25
     assert all(item["value"] > 0 and item["n"] > 0 and item["trust"] for item in items)
     batches = {item["detail"]["x"]: item["detail"] for item in items if item["name"] == "growth_batch"}
     assert batches[64]["sent_bytes"] > 8 * batches[1]["sent_bytes"]
