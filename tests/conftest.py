@@ -52,7 +52,7 @@ class InputsTried:
         self.status(suite, int(status[1]) if status else 400)
 
     @contextlib.contextmanager
-    def reading(self, suite: str, refusal: type[Exception]) -> Iterator[None]:
+    def reading(self, suite: str, refusal: type[Exception] | tuple[type[Exception], ...]) -> Iterator[None]:
         """One input that is read inside: refused if that error is raised, a crash if any other is."""
         outcome = "crashes"
         try:
@@ -145,6 +145,12 @@ def _make_tls_cluster(
             dealer_key=base64.b64encode(bytes(32)).decode() if made.cluster.dealer else None,
         )
     return made
+
+
+@pytest.fixture(scope="session")
+def tls_cluster_in() -> Callable[..., TlsCluster]:
+    """Makes clusters as ``tls_cluster`` does, in a directory of the caller's."""
+    return _make_tls_cluster
 
 
 @pytest.fixture

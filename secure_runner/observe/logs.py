@@ -83,6 +83,9 @@ def set_up_logs(
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel(logging.INFO)
+    # It writes a line for each request, with its path: a party asks its dealer several times a second, and
+    # has the handle of a job in the path.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def _places(record: logging.LogRecord) -> list[str]:
