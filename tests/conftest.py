@@ -224,9 +224,9 @@ class Deployed:
     """
 
     def __init__(self, files: PartyFiles, settings: PartySettings | None = None, **options: Any) -> None:
-        self._loop = asyncio.new_event_loop()
+        self.loop = asyncio.new_event_loop()
         # Party processes end with the thread that started them: it lives as long as the deployment.
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.deployment: Deployment = self._call(self._make(files, settings, options))
 
@@ -240,12 +240,12 @@ class Deployed:
         return deployment
 
     def _call(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float = 180) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout_s)
 
     def submit(self, rows: np.ndarray, deadline_s: float | None = None) -> Future[dict[str, np.ndarray]]:
         """Ask for predictions; the answer comes later."""
         asked = self.deployment.predict({"x": rows}, client=None, deadline_s=deadline_s)
-        return asyncio.run_coroutine_threadsafe(asked, self._loop)
+        return asyncio.run_coroutine_threadsafe(asked, self.loop)
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Ask for predictions and wait."""
@@ -280,12 +280,12 @@ class Deployed:
 
     def stop(self) -> None:
         """End everything; the second time, do nothing."""
-        if self._loop.is_closed():
+        if self.loop.is_closed():
             return
         self._call(self.deployment.stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
-        self._loop.close()
+        self.loop.close()
 
 
 @pytest.fixture(scope="session")

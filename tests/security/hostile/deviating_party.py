@@ -1,11 +1,12 @@
-"""A party process whose first batch's message to the model owner is replaced.
+"""A party process that replaces its first message of a batch to another party, or stops half-way.
 
-``deviating_party.py NAME FD HOW FILE``; FILE is made when the message has been sent.
+``deviating_party.py NAME FD HOW FILE``; FILE is made when it has deviated.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,70 +17,106 @@ from secure_runner.frames import Kind, decode
 from secure_runner.party import __main__ as party
 
 HOW, DONE = sys.argv[3], Path(sys.argv[4])
+FOR_EVER_S = 3600.0
 
 
 def replaced(runtime: Any, message: bytes) -> list[bytes]:
-    """What is sent in the place of a message with shares."""
+    """What is sent in the place of a message with shares of inputs, or of outputs."""
     from secure_runner.party.shares import share_message, shares_of
 
-    frame, shares = shares_of(message, expected=len(runtime.manifest.private_inputs))
+    manifest, kind = runtime.manifest, decode(message).kind
+    (tensor,) = manifest.private_inputs if kind is Kind.RUN else manifest.private_outputs
+    frame, shares = shares_of(message, expected=1)
     about = {name: value for name, value in frame.meta.items() if name != "chunks"}
-    (tensor,) = runtime.manifest.private_inputs
+    size = about.get("batch_size", 1)
 
     def of(array: Any) -> bytes:
-        return share_message(Kind.RUN, frame.id, runtime.share_inputs([array])[0], about)
+        return share_message(kind, frame.id, runtime.share_inputs([array])[0], about)
 
-    size = about["batch_size"]
-    other = {1: 8, 8: 1}[size]
     return {
         "noise": lambda: [np.random.default_rng(1).bytes(len(message))],
-        "truncated": lambda: [message[: len(message) // 2]],
-        "too few shares": lambda: [share_message(Kind.RUN, frame.id, [], about)],
+        "half and silence": lambda: [message[: len(message) // 2]],
+        "silence": list,
+        "too few shares": lambda: [share_message(kind, frame.id, [], about)],
         "wrong shape": lambda: [of(np.zeros((size, tensor.shape[1] + 1), tensor.dtype))],
         "other batch size": lambda: [
-            share_message(Kind.RUN, frame.id, shares, about | {"batch_size": other})
+            share_message(kind, frame.id, shares, about | {"batch_size": {1: 8, 8: 1}[size]})
         ],
         "repeated": lambda: [message, message],
         "result instead of inputs": lambda: [share_message(Kind.RESULT, frame.id, shares, about)],
-        "half and silence": list,
+        "inputs instead of result": lambda: [share_message(Kind.RUN, frame.id, shares, about)],
+        "another run's": lambda: [share_message(kind, frame.id + 1, shares, about)],
     }[HOW]()
 
 
+class Link:
+    """Where messages with shares leave: the first one that is no warm-up's is replaced."""
+
+    def __init__(self, runtime: Any, link: Any) -> None:
+        self._runtime, self._link = runtime, link
+
+    def send_async(self, rank: int, message: bytes) -> None:
+        """Send it, or what takes its place."""
+        frame = decode(message)
+        if frame.kind is Kind.KEEPALIVE or not frame.id or DONE.exists():
+            self._link.send_async(rank, message)
+            return
+        for other in replaced(self._runtime, message):
+            self._link.send_async(rank, other)
+        DONE.touch()
+
+    def recv(self, rank: int) -> bytes:
+        """Receive honestly."""
+        received: bytes = self._link.recv(rank)
+        return received
+
+
 def deviate() -> None:
-    """Put a sender in place that replaces the first message of a batch that is no warm-up."""
+    """Put what deviates in the loops' place."""
     from secure_runner.party import loops
 
-    class Deviating(loops.DataOwnerLoop):
-        def submit(self, run_id: int, about: Any, arrays: dict[str, Any]) -> None:
-            if run_id and not DONE.exists():
-                self.runtime.inputs = Link(self.runtime)
-            super().submit(run_id, about, arrays)
+    serve = loops.serve
 
-    class Link:
-        def __init__(self, runtime: Any) -> None:
-            self.runtime, self.link = runtime, runtime.inputs
+    def deviating(runtime: Any) -> None:
+        if HOW == "no run":
+            stop_in_the_first_run(runtime)
+        elif runtime.spec.settings.role == "data_owner":
+            runtime.inputs = Link(runtime, runtime.inputs)
+        else:
+            runtime.outputs = Link(runtime, runtime.outputs)
+        serve(runtime)
 
-        def send_async(self, rank: int, message: bytes) -> None:
-            if decode(message).kind is not Kind.RUN or DONE.exists():
-                self.link.send_async(rank, message)
-                return
-            for other in replaced(self.runtime, message):
-                self.link.send_async(rank, other)
+    loops.serve = deviating
+
+
+def stop_in_the_first_run(runtime: Any) -> None:
+    """Take the input shares of the first batch that is no warm-up, and compute nothing."""
+    from secure_runner.party import loops
+
+    check_order = loops.PeerLoop.check_order
+
+    def stop(self: Any, run_id: int, batch_size: int) -> None:
+        check_order(self, run_id, batch_size)
+        if run_id:
             DONE.touch()
+            time.sleep(FOR_EVER_S)
 
-    loops.DataOwnerLoop = Deviating  # type: ignore[misc]
+    loops.PeerLoop.check_order = stop  # type: ignore[method-assign]
 
 
 done = party.Stages.done
 
 
-def after_import(stages: Any, stage: str) -> None:
-    """Deviate once what takes long is imported."""
+def after_stage(stages: Any, stage: str) -> None:
+    """Deviate once what takes long is imported; or stop when the session is all but formed."""
     done(stages, stage)
     if stage == "import":
         deviate()
+    if stage == "link_and_params" and HOW == "no start":
+        DONE.touch()
+        time.sleep(FOR_EVER_S)
 
 
-party.Stages.done = after_import  # type: ignore[method-assign]
+party.Stages.done = after_stage  # type: ignore[method-assign]
 sys.argv = sys.argv[:3]
 party.main()
