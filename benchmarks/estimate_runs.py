@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pydantic import BaseModel, TypeAdapter
 from benchmarks.models import mlp, private_function
 from benchmarks.spu_parties import SpuParties, compile_function
 from converters import ConvertedModel, from_flax, from_onnx
+from secure_runner.programs.estimate import estimate
 from secure_runner.programs.manifest import NumericSpec
 from secure_runner.protocols import PROTOCOLS, ProtocolName, protocol
 from secure_runner.spu_config import runtime_config_dict
@@ -105,7 +106,7 @@ MODELS: dict[str, Callable[[], ConvertedModel]] = {
 
 def batch_sizes(name: ProtocolName) -> tuple[int, ...]:
     """At which a protocol is measured."""
-    return (1,) if name == "cheetah" else (1, 8, 32)
+    return (1, 8) if name == "cheetah" else (1, 8, 32)
 
 
 class Runs:
@@ -115,7 +116,10 @@ class Runs:
         chosen = protocol(name)
         self.name = name
         self._owned = chosen.inputs_stay_with_owner
-        self._config: Mapping[str, Any] = runtime_config_dict(name, NumericSpec(), insecure=True)
+        self._configs = {
+            packed: runtime_config_dict(name, NumericSpec(), insecure=True, packed_products=packed)
+            for packed in (True, False)
+        }
         self._near, self._far = (
             SpuParties(
                 len(chosen.roles), without_sequence_ids=chosen.link_without_sequence_ids, relayed=relayed
@@ -123,7 +127,8 @@ class Runs:
             for relayed in (False, True)
         )
         for parties in (self._near, self._far):
-            parties.open("runs", [self._config] * len(chosen.roles))
+            for packed, config in self._configs.items():
+                parties.open(_runtime(packed), [config] * len(chosen.roles))
 
     def measure(
         self, model: str, converted: ConvertedModel, rows: Sequence[Array], times: int
@@ -173,9 +178,14 @@ class Runs:
         inputs = [*rows, *weights]
         owners = [*[1] * len(rows), *[0] * len(weights)] if self._owned else None
         compiled = compile_function(function, *inputs)
+        packed = estimate(converted, protocol=self.name, batch_size=len(rows[0])).packed_products
         return lambda parties, count: parties.run(
-            "runs", compiled, inputs, self._config, times=count, owners=owners
+            _runtime(packed), compiled, inputs, self._configs[packed], times=count, owners=owners
         )[1]
+
+
+def _runtime(packed: bool) -> str:
+    return "packed" if packed else "unpacked"
 
 
 def random_rows(converted: ConvertedModel, batch: int) -> list[Array]:

@@ -37,6 +37,8 @@ class Protocol:
     The other parties then hold nothing of them, and products with shares need half the messages: cheetah
     halves its run time. With semi2k and aby3 nothing is gained.
     """
+    homomorphic_products: bool
+    """Whether matrix products are homomorphic, their answers packed or not."""
 
 
 PROTOCOLS: dict[ProtocolName, Protocol] = {
@@ -47,6 +49,7 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
         trust="Two parties and nobody else: neither needs to trust a third.",
         link_without_sequence_ids=False,
         inputs_stay_with_owner=True,
+        homomorphic_products=True,
     ),
     "semi2k": Protocol(
         name="semi2k",
@@ -55,6 +58,7 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
         trust="A dealer hands out randomness; it must not collude with either party.",
         link_without_sequence_ids=True,
         inputs_stay_with_owner=False,
+        homomorphic_products=False,
     ),
     "aby3": Protocol(
         name="aby3",
@@ -63,6 +67,7 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
         trust="Three computing parties, of which no two may collude.",
         link_without_sequence_ids=True,
         inputs_stay_with_owner=False,
+        homomorphic_products=False,
     ),
 }
 

@@ -40,6 +40,7 @@ def runtime_config_dict(
     *,
     insecure: bool = False,
     beaver: Mapping[str, Any] | None = None,
+    packed_products: bool = True,
 ) -> dict[str, Any]:
     """SPU's ``RuntimeConfig`` as a JSON-able dict; the same at all parties.
 
@@ -48,11 +49,14 @@ def runtime_config_dict(
         numeric: ring, fraction bits and exponential of the program.
         insecure: allow ``semi2k`` without a dealer, where rank 0 makes the randomness and can unmask.
         beaver: ``ttp_beaver_config`` of a dealer, for ``semi2k``.
+        packed_products: whether homomorphic products pack their answers, as the program's executables say.
 
     Raises:
         ConfigError: ``semi2k`` with neither a dealer nor ``insecure``.
     """
     config = sharing_config_dict(protocol_name, numeric)
+    if protocol(protocol_name).homomorphic_products:
+        config["cheetah_2pc_config"] = {"disable_matmul_pack": not packed_products}
     if protocol_name == "semi2k":
         if beaver is not None:
             config |= {"beaver_type": "TrustedThirdParty", "ttp_beaver_config": dict(beaver)}

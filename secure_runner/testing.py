@@ -48,6 +48,7 @@ class Traffic:
     """What rank 0 sent in one run. ``messages`` is an upper bound of the rounds."""
 
     sent_bytes: int
+    received_bytes: int
     messages: int
     run_s: float
     """Time of the run with no network at all, all parties on this machine."""
@@ -125,17 +126,19 @@ def simulate_function(
     output_names: Sequence[str] | None = None,
     protocol: ProtocolName = "aby3",
     numeric: NumericSpec | None = None,
+    settings: Mapping[str, Any] | None = None,
     with_traffic: bool = False,
 ) -> Simulation:
     """``function(params, *inputs) -> tuple`` under SPU, every argument secret.
 
     Args:
         function: pure and traceable by JAX.
-        params: secret arrays by name.
-        inputs: secret arrays by name, in the function's order.
+        params: secret arrays by name; with cheetah, private values of the model owner, as they are served.
+        inputs: secret arrays by name, in the function's order; with cheetah, the data owner's.
         output_names: one for each output; made up where not given.
         protocol: see `simulate`.
         numeric: ring and fraction bits; FM64 and 18 where not given.
+        settings: of SPU's runtime, in place of those of `secure_runner.spu_config.runtime_config_dict`.
         with_traffic: count what rank 0 sends, for each operation.
     """
     specs = [TensorSpec(name=name, dtype=v.dtype.name, shape=v.shape) for name, v in params.items()]
@@ -145,14 +148,14 @@ def simulate_function(
     executable = compile_here(
         "simulation", lowered.hlo, lowered.input_names, [output_name(name) for name in names]
     )
-    config = runtime_config_dict(protocol, numeric or NumericSpec(), insecure=True)
-    flat = [*(np.asarray(params[name]) for name in sorted(params)), *inputs.values()]
+    config = runtime_config_dict(protocol, numeric or NumericSpec(), insecure=True) | dict(settings or {})
+    private = [np.asarray(params[name]) for name in sorted(params)], list(inputs.values())
     if not with_traffic:
-        return Simulation(run_in_process(executable, config, protocol, flat, lowered.outputs))
+        return Simulation(run_in_process(executable, config, protocol, *private, lowered.outputs))
     log = Path(tempfile.mkdtemp()) / "spu.log"
     _log_to(log)
     outputs = run_in_process(
-        executable, config | {"enable_pphlo_profile": True}, protocol, flat, lowered.outputs
+        executable, config | {"enable_pphlo_profile": True}, protocol, *private, lowered.outputs
     )
     traffic = _read_traffic(log.read_text())
     log.unlink()
@@ -185,7 +188,9 @@ _OP = re.compile(
     r"- pphlo\.(?P<op>\w+), executed (?P<count>\d+) times, duration (?P<s>[\d.e+-]+)s, "
     r"send bytes (?P<bytes>\d+) recv bytes \d+, send actions (?P<messages>\d+)"
 )
-_TOTAL = re.compile(r"Link details: total send bytes (?P<bytes>\d+), recv bytes \d+, send actions (?P<n>\d+)")
+_TOTAL = re.compile(
+    r"Link details: total send bytes (?P<bytes>\d+), recv bytes (?P<back>\d+), send actions (?P<n>\d+)"
+)
 _TIME = re.compile(r"execution took (?P<s>[\d.e+-]+)s")
 
 
@@ -200,4 +205,4 @@ def _read_traffic(text: str) -> Traffic:
         for match in _OP.finditer(text)
         if match["op"] != "free"
     }
-    return Traffic(int(total["bytes"]), int(total["n"]), float(time["s"]), ops)
+    return Traffic(int(total["bytes"]), int(total["back"]), int(total["n"]), float(time["s"]), ops)

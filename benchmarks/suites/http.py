@@ -21,6 +21,7 @@ from benchmarks.secretflow_parties import SecretFlowParties
 from benchmarks.spu_parties import SpuParties, compile_function
 from benchmarks.workbench import Served, Workbench
 from secure_runner.dealer import DealerConfig, DealerLimits, DealerProcess
+from secure_runner.programs.estimate import estimate
 from secure_runner.programs.manifest import NumericSpec
 from secure_runner.protocols import ProtocolName, protocol
 from secure_runner.spu_config import runtime_config_dict
@@ -164,7 +165,8 @@ def _rewritten(model: NamedMlp, name: ProtocolName) -> Iterator[Callable[[int], 
     function, weights = private_function(model.converted)
     inputs = [model.rows[:1], *weights]
     compiled = compile_function(function, *inputs)
-    config = runtime_config_dict(name, NumericSpec(), insecure=True)
+    packed = estimate(model.converted, protocol=name).packed_products
+    config = runtime_config_dict(name, NumericSpec(), insecure=True, packed_products=packed)
     with contextlib.ExitStack() as stack:
         parties = stack.enter_context(
             SpuParties(

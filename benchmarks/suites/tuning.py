@@ -21,6 +21,7 @@ __all__ = ["run"]
 SUITE = "tuning"
 _EXP = "fxp_exp_mode"
 _OWNED = "experimental_enable_colocated_optimization"
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,11 @@ class _Way:
     sequence_ids: bool
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Instead of those of this project."""
+    batch: int = 1
 
 
 def run(bench: Workbench) -> Iterator[Record]:
-    """``tuning`` records: p50 of one row as served and without one setting, in ms; ``detail`` names it."""
+    """``tuning`` records: p50 of a run as served and without one setting, in ms; ``detail`` names it."""
     for name in bench.protocols:
         served = _Way(peeled=True, sequence_ids=not protocol(name).link_without_sequence_ids)
         with contextlib.ExitStack() as stack:
@@ -54,6 +56,13 @@ def _comparisons(name: ProtocolName, served: _Way) -> Iterator[tuple[str, _Way, 
         yield "no sequence ids on the link", served, _Way(True, sequence_ids=True)
     if protocol(name).inputs_stay_with_owner:
         yield "inputs stay with their owners", served, _Way(True, served.sequence_ids, {_OWNED: False})
+    if protocol(name).homomorphic_products:
+        ways = (_Way(True, served.sequence_ids, _packing(packed), _BATCH) for packed in (False, True))
+        yield "answers of products are not packed", *ways
+
+
+def _packing(packed: bool) -> dict[str, Any]:
+    return {"cheetah_2pc_config": {"disable_matmul_pack": not packed}}
 
 
 class _Bed:
@@ -65,11 +74,16 @@ class _Bed:
         self._opened: set[str] = set()
         model = mlp()
         function, weights = private_function(model.converted)
-        self._programs = {
-            True: (function, [model.rows[:1], *weights]),
-            False: (model.unmodified, [model.rows[:1], *model.weights]),
+        rows = {batch: model.rows[:batch] for batch in (1, _BATCH)}
+        self._inputs = {
+            (peeled, batch): [rows[batch], *(weights if peeled else model.weights)]
+            for peeled in (True, False)
+            for batch in rows
         }
-        self._compiled = {form: compile_function(f, *inputs) for form, (f, inputs) in self._programs.items()}
+        self._compiled = {
+            (peeled, batch): compile_function(function if peeled else model.unmodified, *inputs)
+            for (peeled, batch), inputs in self._inputs.items()
+        }
 
     def run(self, way: _Way, times: int) -> list[float]:
         """Milliseconds of each run."""
@@ -83,9 +97,10 @@ class _Bed:
         if key not in self._opened:
             self._opened.add(key)
             parties.open(key, [config] * len(parties.processes))
-        inputs = self._programs[way.peeled][1]
+        form = way.peeled, way.batch
+        inputs = self._inputs[form]
         return parties.run(
-            key, self._compiled[way.peeled], inputs, config, times=times, owners=_owners(config, inputs)
+            key, self._compiled[form], inputs, config, times=times, owners=_owners(config, inputs)
         )[1]
 
 
@@ -108,7 +123,7 @@ def _compare(
         "tuning",
         suite=SUITE,
         protocol="semi2k-tfp" if name == "semi2k" else name,
-        batch=1,
+        batch=ways[0].batch,
         value=served,
         unit="ms",
         baseline=without,

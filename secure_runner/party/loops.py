@@ -233,12 +233,16 @@ class DataOwnerLoop(_Loop):
     def warm_up(self) -> None:
         """Run the ladder once on zeros: the first run of a protocol sets up what later ones use.
 
-        It stops after a few seconds, smallest batch first: set-up that a protocol does once is done by then.
+        It stops after a few seconds, smallest batch first: set-up that a protocol does once is done by then,
+        in the runtime of the rungs that pack their products as in that of the others.
         """
         seconds: dict[str, float] = {}
-        for batch_size in self.runtime.manifest.batch_sizes:
-            if sum(seconds.values()) > _WARM_UP_S:
-                break
+        set_up: set[bool] = set()
+        for entry in sorted(self.runtime.manifest.executables, key=lambda one: one.batch_size):
+            batch_size = entry.batch_size
+            if sum(seconds.values()) > _WARM_UP_S and entry.packed_products in set_up:
+                continue
+            set_up.add(entry.packed_products)
             zeros = {
                 t.name: np.zeros(t.with_batch(batch_size), t.dtype)
                 for t in self.runtime.manifest.private_inputs

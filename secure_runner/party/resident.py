@@ -111,12 +111,14 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
         """
         renamed = self._join(params)
         self.rungs: dict[int, _Rung] = {}
+        holding = [self.runtime]
         for entry in self.manifest.executables:
             executable = spu.Executable()
             executable.ParseFromString((Path(self.spec.program_dir) / entry.file).read_bytes())
             executable.input_names = [renamed.get(name, name) for name in executable.input_names]
             runtime = self._runtimes[entry.batch_size]
-            if runtime is not self.runtime:
+            if runtime not in holding:
+                holding.append(runtime)
                 for share in renamed.values():
                     runtime.set_var(share, self.runtime.get_var(share))
             self.rungs[entry.batch_size] = _Rung(runtime, executable)
@@ -139,14 +141,21 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
         return found
 
     def _make_runtimes(self) -> dict[int, spu.Runtime]:
-        """Batch size → SPU runtime: one for all, or, where a dealer pins transcripts, one for each."""
+        """Batch size → SPU runtime: one for all of the same settings, or, where a dealer pins transcripts,
+        one for each."""
         cluster, numeric = self.spec.settings.cluster, self.manifest.numeric
+        runtimes: dict[int, spu.Runtime] = {}
         if cluster.dealer is None:
-            config = runtime_config_dict(cluster.protocol, numeric, insecure=cluster.insecure)
-            runtime = spu.Runtime(self.link, make_runtime_config(config))
-            return dict.fromkeys(self.manifest.batch_sizes, runtime)
+            for packed in (True, False):
+                rungs = [one.batch_size for one in self.manifest.executables if one.packed_products is packed]
+                if rungs:
+                    config = runtime_config_dict(
+                        cluster.protocol, numeric, insecure=cluster.insecure, packed_products=packed
+                    )
+                    runtime = spu.Runtime(self.link.spawn(), make_runtime_config(config))
+                    runtimes |= dict.fromkeys(rungs, runtime)
+            return runtimes
         self._dealing = Dealing(self.spec, self._lose_dealer)
-        runtimes = {}
         for entry in self.manifest.executables:
             beaver = self._dealing.register(entry)
             config = runtime_config_dict(cluster.protocol, numeric, beaver=beaver)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from secure_runner.errors import ProgramError
 from secure_runner.programs.compiler import compile_ladder
-from secure_runner.programs.estimate import Network, estimate
+from secure_runner.programs.estimate import Estimate, Network, estimate
 from secure_runner.programs.leaks import check_no_leak
 from secure_runner.programs.lowering import Lowered, lower
 from secure_runner.programs.manifest import (
@@ -27,7 +27,7 @@ from secure_runner.programs.names import output_name
 from secure_runner.programs.preflight import check_lowered
 from secure_runner.programs.self_check import check_answers
 from secure_runner.programs.transcripts import record_transcripts
-from secure_runner.protocols import ProtocolName
+from secure_runner.protocols import PROTOCOLS, ProtocolName
 from secure_runner.versions import package_versions
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ def build_program(
     private_inputs = tuple(_tensor(tensor) for tensor in model.private_inputs)
     ladder = [lower(model.private_predict, params, private_inputs, size) for size in sizes]
     executables = _compile(model, ladder)
+    priced = sizes if PROTOCOLS[protocol].homomorphic_products else sizes[:1]
+    estimates = {size: estimate(model, protocol=protocol, batch_size=size) for size in priced}
     transcripts: dict[int, bytes] = {}
     with ThreadPoolExecutor(1) as beside:  # each waits for a process of its own
         checked: Future[None] | None = None
@@ -92,8 +94,12 @@ def build_program(
             transcripts = record_transcripts(executables, params, private_inputs, numeric)
         if checked is not None:
             checked.result()
-    entries = tuple(_entry(size, code, transcripts.get(size)) for size, code in executables.items())
-    cost = _cost(model, protocol, sizes[0])
+    packed = {size: found.packed_products for size, found in estimates.items()}
+    entries = tuple(
+        _entry(size, code, transcripts.get(size), packed=packed.get(size, True))
+        for size, code in executables.items()
+    )
+    cost = _cost(estimates[sizes[0]])
     manifest = _describe(name, model, protocol, numeric, params, entries, cost)
     files = {entry.file: executables[entry.batch_size] for entry in entries}
     recorded = {
@@ -110,21 +116,21 @@ def _compile(model: ConvertedModel, ladder: Sequence[Lowered]) -> dict[int, byte
     return {lowered.batch_size: code for lowered, code in zip(ladder, compiled, strict=True)}
 
 
-def _entry(batch_size: int, code: bytes, transcript: bytes | None) -> ExecutableSpec:
+def _entry(batch_size: int, code: bytes, transcript: bytes | None, *, packed: bool) -> ExecutableSpec:
     return ExecutableSpec(
         batch_size=batch_size,
         file=f"batch_{batch_size}.spu",
         sha256=hashlib.sha256(code).hexdigest(),
         transcript_file=None if transcript is None else f"batch_{batch_size}.transcript.json",
         transcript_sha256=None if transcript is None else hashlib.sha256(transcript).hexdigest(),
+        packed_products=packed,
     )
 
 
-def _cost(model: ConvertedModel, protocol: ProtocolName, batch_size: int) -> RunCost:
-    found = estimate(model, protocol=protocol, batch_size=batch_size)
+def _cost(found: Estimate) -> RunCost:
     no_network = Network("none", round_trip_s=0.0, bytes_per_s=math.inf)
     return RunCost(
-        batch_size=batch_size,
+        batch_size=found.batch_size,
         rounds=found.rounds,
         sent_bytes=found.sent_bytes,
         compute_s=round(found.seconds(no_network), 6),

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from secure_runner.programs.ciphertexts import Ciphertexts, ciphertexts
 from secure_runner.programs.cost_table import COSTS
-from secure_runner.programs.hlo import read_hlo
+from secure_runner.programs.hlo import HloModule, Visibility, read_hlo
 from secure_runner.programs.lowering import lower
 from secure_runner.programs.manifest import TensorSpec
 from secure_runner.programs.pricing import Price, prices
 from secure_runner.programs.time_table import TIMES
-from secure_runner.protocols import ProtocolName
+from secure_runner.protocols import PROTOCOLS, ProtocolName
 
 if TYPE_CHECKING:
     from converters import ConvertedModel
@@ -29,6 +30,7 @@ FRAME_BYTES = 125
 """What a link adds to each message."""
 _SLOW_S = 1.0
 _HOPELESS_S = 5.0
+_DOTS = ("dot", "dot.sv")
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,13 @@ class OpEstimate:
     """Multiplications of matrix products."""
     moved: int
     """Elements of windows of convolutions and pooling."""
+    ciphertexts: Ciphertexts
+    """Of homomorphic products, all together."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one run of one batch sends from rank 0, and the time that means."""
+    """What one party sends in one run of one batch, and the time that means."""
 
     protocol: ProtocolName
     batch_size: int
@@ -69,15 +73,17 @@ class Estimate:
     """Most expensive first."""
     unpriced: tuple[str, ...]
     """Operations without a measured cost; they count as free."""
+    packed_products: bool = True
+    """Whether homomorphic products pack their answers: what is faster on a LAN."""
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes that rank 0 sends, framing included."""
+        """Bytes that a party sends, framing included: rank 0, or with CHEETAH the average of both."""
         return sum(op.sent_bytes for op in self.ops) + FRAME_BYTES * self.messages
 
     @property
     def messages(self) -> int:
-        """Messages that rank 0 sends."""
+        """Messages that rank 0 sends; the ciphertexts of one product, which leave together, are one."""
         return sum(op.messages for op in self.ops)
 
     @property
@@ -95,6 +101,9 @@ class Estimate:
             + times.byte_s * self.sent_bytes
             + times.product_s * sum(op.products for op in self.ops)
             + times.moved_s * sum(op.moved for op in self.ops)
+            + times.exchanged_s * sum(op.ciphertexts.exchanged for op in self.ops)
+            + times.multiplied_s * sum(op.ciphertexts.multiplied for op in self.ops)
+            + times.switch_s * sum(op.ciphertexts.switches for op in self.ops)
         )
 
     def seconds(self, network: Network, speed: float = 1.0) -> float:
@@ -140,13 +149,11 @@ def estimate(model: ConvertedModel, *, protocol: ProtocolName, batch_size: int =
     Raises:
         ProgramError: the model cannot be lowered.
     """
-    params = _specs([(name, value.dtype.name, value.shape) for name, value in sorted(model.params.items())])
-    inputs = _specs([(spec.name, str(spec.dtype), tuple(spec.shape)) for spec in model.private_inputs])
-    module = read_hlo(lower(model.private_predict, params, inputs, batch_size).hlo)
     found: dict[str, list[Price]] = {}
     unpriced: list[str] = []
-    for use in module.uses():
-        if not any(use.secret):
+    module, arguments = _module(model, protocol, batch_size)
+    for use in module.uses(arguments):
+        if not use.needs_parties:
             continue
         priced = prices(use, module)
         if priced is None:
@@ -154,29 +161,64 @@ def estimate(model: ConvertedModel, *, protocol: ProtocolName, batch_size: int =
             continue
         for price in priced:
             found.setdefault(price.kind, []).append(price)
-    ops = [_priced(kind, rows, protocol) for kind, rows in found.items()]
-    ranked = sorted(ops, key=lambda op: (-op.sent_bytes, -op.messages, op.kind))
-    return Estimate(protocol, batch_size, tuple(ranked), tuple(sorted(set(unpriced))))
+    ways = []
+    for packed in (True, False) if PROTOCOLS[protocol].homomorphic_products else (True,):
+        ops = [_priced(kind, rows, protocol, packed) for kind, rows in found.items()]
+        ranked = sorted(ops, key=lambda op: (-op.sent_bytes, -op.messages, op.kind))
+        ways.append(Estimate(protocol, batch_size, tuple(ranked), tuple(sorted(set(unpriced))), packed))
+    return min(ways, key=lambda way: way.seconds(LAN))
+
+
+def _module(
+    model: ConvertedModel, name: ProtocolName, batch_size: int
+) -> tuple[HloModule, Sequence[Visibility]]:
+    """The lowered program, and who holds its arguments."""
+    params = _specs([(name, value.dtype.name, value.shape) for name, value in sorted(model.params.items())])
+    inputs = _specs([(spec.name, str(spec.dtype), tuple(spec.shape)) for spec in model.private_inputs])
+    lowered = lower(model.private_predict, params, inputs, batch_size)
+    arguments = [Visibility.SHARED] * len(lowered.input_names)
+    if PROTOCOLS[name].inputs_stay_with_owner:
+        arguments = [Visibility.MODEL_OWNER] * len(params) + [Visibility.DATA_OWNER] * len(inputs)
+    return read_hlo(lowered.hlo), arguments
 
 
 def _specs(tensors: Sequence[tuple[str, str, tuple[int | None, ...]]]) -> list[TensorSpec]:
     return [TensorSpec(name=name, dtype=dtype, shape=shape) for name, dtype, shape in tensors]
 
 
-def _priced(kind: str, rows: Sequence[Price], protocol: ProtocolName) -> OpEstimate:
+def _priced(kind: str, rows: Sequence[Price], protocol: ProtocolName, packed: bool) -> OpEstimate:
     calls, elements = sum(row.calls for row in rows), sum(row.elements for row in rows)
+    ciphers = Ciphertexts()
     cost = COSTS[protocol][kind]
-    if kind == "dot":
-        each, per_output, per_input, per_product, messages = cost
+    if kind in _DOTS and PROTOCOLS[protocol].homomorphic_products:
+        (messages,) = cost
+        ciphers = sum((_ciphertexts(row, packed) for row in rows), ciphers)
+        sent = _exchanged_bytes(ciphers, COSTS[protocol]["ciphertext"]) / 2
+    elif kind in _DOTS:
+        each_call, per_output, per_input, per_product, messages = cost
         sent = sum(
-            row.calls * each + per_output * row.elements + per_input * row.inputs + per_product * row.products
+            row.calls * each_call
+            + per_output * row.elements
+            + per_input * row.inputs
+            + per_product * row.products
             for row in rows
         )
     else:
-        each, per_element, messages = cost
-        sent = calls * each + per_element * elements
+        each_call, per_element, messages = cost
+        sent = calls * each_call + per_element * elements
     products, moved = sum(row.products for row in rows), sum(row.moved for row in rows)
-    return OpEstimate(kind, calls, elements, round(sent), round(messages * calls), products, moved)
+    return OpEstimate(kind, calls, elements, round(sent), round(messages * calls), products, moved, ciphers)
+
+
+def _ciphertexts(row: Price, packed: bool) -> Ciphertexts:
+    """Of both parties: shares of both factors make two products of one party's matrix with the other's."""
+    products = row.calls * (2 if row.kind == "dot" else 1)
+    return ciphertexts(*row.shape, packed=packed) * products
+
+
+def _exchanged_bytes(found: Ciphertexts, cost: Sequence[float]) -> float:
+    sent, answered, extracted, packed = cost
+    return sent * found.sent + answered * found.answered + extracted * found.extracted + packed * found.packed
 
 
 def _bytes(count: float) -> str:

@@ -1,20 +1,33 @@
-"""Reading lowered programs: instructions, shapes, and which values are secret.
+"""Reading lowered programs: instructions, shapes, and who holds which values.
 
-Secrecy flows from the arguments (params and inputs are all secret) through every operation; constants, shapes
-and what is computed from them alone are public.
+Secrecy flows from the arguments through every operation; constants, shapes and what is computed from them
+alone are public. Where params and inputs stay with their owners, so does what is computed from one owner's.
 """
 
 from __future__ import annotations
 
+import enum
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import or_
 
-__all__ = ["HloModule", "Instruction", "read_hlo"]
+__all__ = ["HloModule", "Instruction", "Visibility", "read_hlo"]
 
-Secrecy = bool | tuple["Secrecy", ...]
+
+class Visibility(enum.Flag):
+    """Who holds a value: everybody, one owner alone, or nobody, where it is shared."""
+
+    PUBLIC = 0
+    MODEL_OWNER = enum.auto()
+    DATA_OWNER = enum.auto()
+    SHARED = MODEL_OWNER | DATA_OWNER
+    """Also what is computed from values of both."""
+
+
+Secrecy = Visibility | tuple["Secrecy", ...]
 
 _HEAD = re.compile(r"^(?P<entry>ENTRY )?(?P<name>[\w.\-]+)(?: \(.*\) -> .*)? \{$")
 _LINE = re.compile(
@@ -75,10 +88,20 @@ class Use:
 
     instruction: Instruction
     operands: tuple[Array, ...]
-    secret: tuple[bool, ...]
-    """For each operand, whether any of it is secret."""
+    visibility: tuple[Visibility, ...]
+    """Of each operand."""
     times: int
     """How often it runs, where loops have a public length."""
+
+    @property
+    def secret(self) -> tuple[bool, ...]:
+        """For each operand, whether any of it is secret."""
+        return tuple(bool(one) for one in self.visibility)
+
+    @property
+    def needs_parties(self) -> bool:
+        """Whether it takes both parties: what is public, or one owner's, is computed at home."""
+        return _joined(self.visibility) == Visibility.SHARED
 
 
 @dataclass
@@ -104,26 +127,30 @@ class HloModule:
                 found.setdefault(operand, []).append(one)
         return found
 
-    def uses(self) -> Iterator[Use]:
-        """Every instruction that runs, with the secrecy of its operands; helpers of reductions left out."""
+    def uses(self, arguments: Sequence[Visibility] = ()) -> Iterator[Use]:
+        """Every instruction that runs, with the secrecy of its operands; helpers of reductions left out.
+
+        Args:
+            arguments: of the program; all are shared where this is not given.
+        """
         entry = self.computations[self.entry]
         count = sum(1 for instruction in entry if instruction.op == "parameter")
         found: list[Use] = []
         self.secret_loops = []
-        self._run(self.entry, [True] * count, 1, found)
+        self._run(self.entry, list(arguments) or [Visibility.SHARED] * count, 1, found)
         yield from found
 
     def _run(self, name: str, arguments: Sequence[Secrecy], times: int, found: list[Use] | None) -> Secrecy:
         known: dict[str, Secrecy] = {}
         shapes: dict[str, Array] = {}
-        result: Secrecy = False
+        result: Secrecy = Visibility.PUBLIC
         for instruction in self.computations[name]:
             shapes[instruction.name] = instruction.array
             operands = [known[operand] for operand in instruction.operands if operand in known]
             known[instruction.name] = self._secrecy(instruction, operands, arguments, times, found)
             if found is not None and instruction.op not in ("parameter", "tuple", "get-tuple-element"):
                 arrays = tuple(shapes[operand] for operand in instruction.operands if operand in shapes)
-                found.append(Use(instruction, arrays, tuple(_any(value) for value in operands), times))
+                found.append(Use(instruction, arrays, tuple(_joined(value) for value in operands), times))
             if instruction.root:
                 result = known[instruction.name]
         return result
@@ -140,7 +167,7 @@ class HloModule:
         if op == "parameter":
             return arguments[int(instruction.text)]
         if op in _NO_INPUT:
-            return False
+            return Visibility.PUBLIC
         if op == "tuple":
             return tuple(operands)
         if op == "get-tuple-element":
@@ -150,7 +177,7 @@ class HloModule:
             return self._run(instruction.called("to_apply"), operands, times, found)
         if op == "while":
             return self._loop(instruction, operands[0], times, found)
-        secret = any(_any(operand) for operand in operands)
+        secret = _joined(tuple(operands))
         return (secret,) * len(instruction.arrays) if len(instruction.arrays) > 1 else secret
 
     def _loop(
@@ -159,7 +186,7 @@ class HloModule:
         body, condition = instruction.called("body"), instruction.called("condition")
         while (after := _union(carried, self._run(body, [carried], times, None))) != carried:
             carried = after
-        if _any(self._run(condition, [carried], times, None)) and found is not None:
+        if _joined(self._run(condition, [carried], times, None)) and found is not None:
             self.secret_loops.append(instruction)
         if found is not None:
             self._run(body, [carried], times * self._length(condition), found)
@@ -175,14 +202,16 @@ class HloModule:
         return max(numbers, default=1)
 
 
-def _any(value: Secrecy) -> bool:
-    return any(_any(part) for part in value) if isinstance(value, tuple) else value
+def _joined(value: Secrecy) -> Visibility:
+    if isinstance(value, tuple):
+        return reduce(or_, (_joined(part) for part in value), Visibility.PUBLIC)
+    return value
 
 
 def _union(first: Secrecy, second: Secrecy) -> Secrecy:
     if isinstance(first, tuple) and isinstance(second, tuple):
         return tuple(_union(a, b) for a, b in zip(first, second, strict=True))
-    return _any(first) or _any(second)
+    return _joined(first) | _joined(second)
 
 
 def read_hlo(hlo: bytes) -> HloModule:

@@ -78,6 +78,8 @@ class ExecutableSpec(_Frozen):
     transcript_file: str | None = None
     transcript_sha256: Digest | None = None
     """Digest of the operation-and-size transcript that a dealer pins, where one was recorded."""
+    packed_products: bool = True
+    """Whether homomorphic matrix products pack their answers (`secure_runner.programs.ciphertexts`)."""
 
 
 class RunCost(_Frozen):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from secure_runner.programs.hlo import HloModule, Use
+from secure_runner.programs.hlo import HloModule, Use, Visibility
 
 __all__ = ["Price", "prices"]
 
@@ -29,6 +29,8 @@ class Price:
     """Multiplications of a dot."""
     moved: int = 0
     """Elements of windows, which are copied one by one before anything is computed."""
+    shape: tuple[int, int, int] = (0, 0, 0)
+    """Of each call of a dot: rows and columns of the left matrix, columns of the right."""
 
 
 Rule = Callable[[Use, HloModule], list[Price]]
@@ -85,8 +87,8 @@ def prices(use: Use, module: HloModule) -> list[Price] | None:
 
 
 def _times(price: Price, count: int) -> Price:
-    numbers = (price.calls, price.elements, price.inputs, price.products, price.moved)
-    return Price(price.kind, *(number * count for number in numbers))
+    names = ("calls", "elements", "inputs", "products", "moved")
+    return replace(price, **{name: getattr(price, name) * count for name in names})
 
 
 def _size(use: Use) -> int:
@@ -97,9 +99,16 @@ def _is_float(use: Use) -> bool:
     return use.instruction.array.dtype.startswith("f")
 
 
+def _with_an_owner(use: Use) -> bool:
+    """Whether a factor is private to its owner, who multiplies the other party's share by it."""
+    return any(one != Visibility.SHARED for one in use.visibility[:2])
+
+
 def _multiply(use: Use, module: HloModule) -> list[Price]:
     if all(use.secret):
-        return [Price("multiply.ss", 1, _size(use))]
+        # Two private values of different owners are shared first.
+        owned = Visibility.SHARED in use.visibility and _with_an_owner(use)
+        return [Price("multiply.sv" if owned else "multiply.ss", 1, _size(use))]
     return [Price("multiply.sp", 1, _size(use))] if _is_float(use) else []
 
 
@@ -214,7 +223,9 @@ def _dot(use: Use, module: HloModule) -> list[Price]:
     depth = _product(left.dims, use.instruction.attribute("lhs_contracting_dims"))
     # SPU multiplies the matrices of a batch one after the other.
     count = _product(left.dims, use.instruction.attribute("lhs_batch_dims"))
-    return [Price("dot", count, _size(use), left.size + right.size, _size(use) * depth)]
+    shape = left.size // count // depth, depth, right.size // count // depth
+    kind = "dot.sv" if _with_an_owner(use) else "dot"
+    return [Price(kind, count, _size(use), left.size + right.size, _size(use) * depth, shape=shape)]
 
 
 def _product(dims: Sequence[int], chosen: str) -> int:
@@ -228,8 +239,11 @@ def _convolution(use: Use, module: HloModule) -> list[Price]:
     labels = use.instruction.attribute("dim_labels")
     features = kernel.dims[labels.split("_")[1].split("->")[0].index("o")]
     depth = kernel.size // max(features, 1)
-    windows = _size(use) // max(features, 1) * depth
-    return [Price("dot", 1, _size(use), windows + kernel.size, _size(use) * depth, windows)]
+    positions = _size(use) // max(features, 1)
+    windows = positions * depth
+    kind = "dot.sv" if _with_an_owner(use) else "dot"
+    shape = positions, depth, features
+    return [Price(kind, 1, _size(use), windows + kernel.size, _size(use) * depth, windows, shape)]
 
 
 def _gather(use: Use, module: HloModule) -> list[Price]:

@@ -227,17 +227,18 @@ class _Rung:
         """Error and decided share of each output, of the first draw on which all are right."""
         first: list[_Finding] = []
         for rows in draws:
-            findings = self._compare([*params, *rows])
+            findings = self._compare(params, rows)
             if not first or all(finding.right for finding in findings):
                 first = findings
             if all(finding.right for finding in findings):
                 break
         return [(finding.error, finding.decided) for finding in first]
 
-    def _compare(self, arguments: Sequence[Array]) -> list[_Finding]:
+    def _compare(self, params: Sequence[Array], rows: Sequence[Array]) -> list[_Finding]:
         from secure_runner.programs.in_process import run_in_process
 
-        found = run_in_process(self._executable, self._config, self._protocol, arguments, self._outputs)
+        arguments = [*params, *rows]
+        found = run_in_process(self._executable, self._config, self._protocol, params, rows, self._outputs)
         draw = np.random.default_rng(0)
         expected = self._expected(arguments)
         noisy = [

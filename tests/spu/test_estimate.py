@@ -14,7 +14,7 @@ from secure_runner.cli.estimate import estimate as command
 from secure_runner.programs.accuracy import accuracy
 from secure_runner.programs.estimate import FRAME_BYTES, LAN, WAN, estimate
 from secure_runner.programs.files import read_program
-from secure_runner.testing import run_private
+from secure_runner.testing import run_private, simulate_function
 
 X = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32)
 
@@ -45,6 +45,56 @@ def test_estimates_are_within_a_fourth_of_what_is_sent(protocol, batch_size):
     carried = traffic.sent_bytes + FRAME_BYTES * traffic.messages
     assert 1 / allowed < found.sent_bytes / carried < allowed
     assert 1 / allowed < found.messages / traffic.messages < allowed
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_estimates_of_cheetah_are_within_a_fourth_of_what_is_sent(batch_size):
+    """By both parties: one sends encrypted factors, the other answers. What a session sets up is in a run of
+    two networks as in one of three, and so not in their difference."""
+    model = _perceptron(16)
+    found = estimate(model, protocol="cheetah", batch_size=batch_size)
+    two, three = (_cheetah_traffic(model, batch_size, times, found.packed_products) for times in (2, 3))
+    sent = (three.sent_bytes - two.sent_bytes + three.received_bytes - two.received_bytes) / 2
+    messages = three.messages - two.messages
+    assert found.unpriced == ()
+    assert 1 / 1.25 < found.sent_bytes / (sent + FRAME_BYTES * messages) < 1.25
+    assert 1 / 1.25 < found.messages / messages < 1.25
+
+
+def _perceptron(width):
+    network = nn.Sequential([nn.Dense(width), nn.relu, nn.Dense(2)])
+    return from_flax(network, network.init(jax.random.PRNGKey(0), X), X)
+
+
+def _cheetah_traffic(model, batch_size, times, packed):
+    def predict(params, *xs):
+        return tuple(y for x in xs[:times] for y in model.private_predict(params, x))
+
+    return simulate_function(
+        predict,
+        model.params,
+        {f"x{index}": X[:batch_size] + index for index in range(3)},
+        protocol="cheetah",
+        settings={"cheetah_2pc_config": {"disable_matmul_pack": not packed}},
+        with_traffic=True,
+    ).traffic
+
+
+def test_values_of_one_owner_are_computed_at_home():
+    """With cheetah a product of two params takes nobody else, nor one of features; else they are shares."""
+    weights = {"w": np.ones((12, 3), np.float32), "scale": np.ones(12, np.float32)}
+    model = from_flax(lambda v, x: (x * x) @ (v["w"] * v["scale"][:, None]), weights, X)
+    alone, shared = (estimate(model, protocol=name) for name in ("cheetah", "aby3"))
+    assert [op.kind for op in alone.ops] == ["dot.sv"]
+    assert {op.kind for op in shared.ops} == {"dot", "multiply.ss"}
+
+
+def test_answers_are_packed_where_that_is_faster_on_a_lan():
+    """Packing 256 results takes longer than to send 8 ciphertexts of them; 32 times 256 would take 256."""
+    weights = {"w": np.ones((256, 256), np.float32)}
+    model = from_flax(lambda v, x: x @ v["w"], weights, np.ones((1, 256), np.float32))
+    assert not estimate(model, protocol="cheetah", batch_size=1).packed_products
+    assert estimate(model, protocol="cheetah", batch_size=32).packed_products
 
 
 def test_bits_of_trees_cost_little():
