@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however that one went."""
+"""The lives of processes: ended with the one that started them, and seen to have been stopped."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
-__all__ = ["end_with_parent", "end_with_server"]
+__all__ = ["StopClock", "end_with_parent", "end_with_server"]
 
 _log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 _WORKERS = "_bentoml_impl.worker"
+_LONGEST_LOOK_S = 0.5
 
 
 def end_with_parent() -> None:
@@ -46,3 +48,33 @@ def _parent_runs_this_python() -> bool:
         return Path(f"/proc/{os.getppid()}/exe").samefile("/proc/self/exe")
     except OSError:
         return False
+
+
+class StopClock:
+    """How long a process has been stopped (SIGSTOP), as seen by who looks several times a second.
+
+    The kernel says it of a process at once, where silence may as well be a long import or a busy machine.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._stopped_s = 0.0
+        self._looked_s = time.monotonic()
+
+    def look(self) -> float:
+        """Seconds for which every look has found it stopped; 0 if this one does not."""
+        now_s = time.monotonic()
+        # If whoever looks was stopped too, as by Ctrl-Z in a terminal, that time does not count.
+        self._stopped_s += min(now_s - self._looked_s, _LONGEST_LOOK_S)
+        self._looked_s = now_s
+        if not self._is_stopped():
+            self._stopped_s = 0.0
+        return self._stopped_s
+
+    def _is_stopped(self) -> bool:
+        try:
+            stat = Path(f"/proc/{self._pid}/stat").read_bytes()
+        except OSError:
+            return False
+        # After the name, which stands in parentheses and may hold any.
+        return stat.rpartition(b")")[2].split()[0] == b"T"

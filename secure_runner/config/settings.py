@@ -111,7 +111,9 @@ class Timeouts(FrozenSettings):
     heartbeat_timeout_s: Seconds = 1.0
     """Silence after which another runner counts as dead."""
     freeze_timeout_s: Seconds = 2.5
-    """Silence after which a runner kills its own party process: it lives, but is stopped or swapped out."""
+    """Silence after which a runner kills its own party process: it lives, but hangs or is swapped out."""
+    stopped_timeout_s: Seconds = 1.0
+    """How long any process of a party may be stopped (SIGSTOP) before it is killed and replaced."""
     clock_difference_limit_s: Seconds = 5.0
     """Largest difference between two parties' clocks; beyond it logs and expiry dates mislead."""
 

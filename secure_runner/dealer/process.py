@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import selectors
 import subprocess
@@ -13,10 +14,12 @@ import orjson
 
 from secure_runner.dealer.config import DealerConfig
 from secure_runner.errors import UnavailableError
+from secure_runner.lifetime import StopClock
 
 __all__ = ["DealerProcess"]
 
 _END_TIMEOUT_S = 2.0
+_LOOK_INTERVAL_S = 0.2
 
 
 class DealerProcess:
@@ -56,6 +59,17 @@ class DealerProcess:
     def is_running(self) -> bool:
         """Whether the process is still there."""
         return self._process.poll() is None
+
+    async def ended(self, stopped_timeout_s: float) -> str:
+        """Wait for the end, which is brought about where the process stays stopped; why, as a code."""
+        stopped = StopClock(self.pid)
+        while self.is_running:
+            await asyncio.sleep(_LOOK_INTERVAL_S)
+            if stopped.look() >= stopped_timeout_s:
+                self._process.kill()
+                self._process.wait()
+                return "frozen"
+        return "died"
 
     def close(self) -> None:
         """End the process."""

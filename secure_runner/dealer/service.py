@@ -11,17 +11,18 @@ from pathlib import Path
 
 import bentoml
 
-from secure_runner.config import PartySettings
+from secure_runner.config import PartySettings, Timeouts
 from secure_runner.dealer.config import DealerConfig, TlsFiles
 from secure_runner.dealer.process import DealerProcess
 from secure_runner.errors import ConfigError, UnavailableError
+from secure_runner.lifetime import end_with_server
+from secure_runner.standby import install_supervisor, stand_by
 
 __all__ = ["IDENTITY_VARIABLE", "DealerService", "dealer_config"]
 
 _log = logging.getLogger(__name__)
 IDENTITY_VARIABLE = "SECURE_RUNNER_DEALER_IDENTITY"
 """Path of the dealer's private identity key (PEM, Ed25519). The parties pin its public half."""
-_LOOK_INTERVAL_S = 0.2
 _PAUSE_S = 1.0
 
 
@@ -78,13 +79,21 @@ class DealerService:
     _process: DealerProcess | None = None
     _keeping: asyncio.Task[None] | None = None
 
+    @bentoml.on_deployment
+    def supervise() -> None:
+        """In the server, before it starts its workers."""
+        install_supervisor()
+
     @bentoml.on_startup
     async def start(self) -> None:
         """Start the dealer; a wrong configuration ends the service with its reason."""
+        end_with_server()
         config = dealer_config(os.environ)
+        turn = await stand_by()
         self._process = DealerProcess(config)
         _log.info("dealer at %s, identity %s", self._process.address, self._process.public_key)
         self._keeping = asyncio.create_task(self._keep(config))
+        turn.serves()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
@@ -101,10 +110,11 @@ class DealerService:
         return self._process is not None and self._process.is_running
 
     async def _keep(self, config: DealerConfig) -> None:
+        settings = PartySettings.from_environment(os.environ)
+        timeouts = Timeouts() if settings is None else settings.cluster.timeouts
         while True:
-            await asyncio.sleep(_LOOK_INTERVAL_S)
-            if self._process is not None and self._process.is_running:
-                continue
+            if self._process is not None:
+                await self._process.ended(timeouts.stopped_timeout_s)
             _log.error("the dealer's process ended; starting it again")
             try:
                 self._process = DealerProcess(config)

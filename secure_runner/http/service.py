@@ -29,6 +29,8 @@ from secure_runner.http.schemas import inputs_schema, outputs_schema
 from secure_runner.http.settings import HttpSettings
 from secure_runner.http.tasks import ScoringTasks
 from secure_runner.http.types import Observer, Predictor
+from secure_runner.lifetime import end_with_server
+from secure_runner.standby import install_supervisor, stand_by
 
 __all__ = ["SERVICE_OPTIONS", "PredictionService"]
 
@@ -113,10 +115,17 @@ class PredictionService:
         """Start answering predictions; before this call they get 503."""
         self.http_api.bind(predictor, settings, observe)
 
+    @bentoml.on_deployment
+    def supervise() -> None:
+        """In the server, before it starts its workers."""
+        install_supervisor()
+
     @bentoml.on_startup
-    def settle(self) -> None:
-        """Keep the garbage collector away from what imports have left."""
+    async def settle(self) -> None:
+        """Keep the garbage collector away from what imports have left; then wait for this worker's turn."""
+        end_with_server()
         settle_heap()
+        (await stand_by()).serves()
 
     @bentoml.on_shutdown
     def forget_tasks(self) -> None:

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import msgpack
 import numpy as np
 import spu
@@ -90,8 +89,6 @@ def _to_extension(value: Any) -> msgpack.ExtType:
     kind = type(value)
     if kind is tuple:
         return _extension(_TUPLE, list(value))
-    if isinstance(value, jax.Array):
-        value = np.asarray(value)
     if isinstance(value, np.ndarray) and value.dtype.kind in _ARRAY_KINDS:
         return _extension(_ARRAY, [value.dtype.str, list(value.shape), value.tobytes()])
     if isinstance(value, np.generic) and value.dtype.kind in _ARRAY_KINDS:

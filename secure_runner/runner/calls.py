@@ -131,11 +131,17 @@ class CallClient:
         self._connecting: asyncio.Task[_Stream] | None = None
 
     async def call(self, body: bytes) -> bytes:
-        """One call.
+        """One call; where the server goes away before it answers, once more to the one that takes its place.
 
         Raises:
-            UnavailableError: the server is not there, or went away before it answered.
+            UnavailableError: the server is not there, or went away twice.
         """
+        try:
+            return await self._call(body)
+        except UnavailableError:
+            return await self._call(body)
+
+    async def _call(self, body: bytes) -> bytes:
         stream = self._stream or await self._connect()
         number = next(self._numbers)
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()

@@ -43,6 +43,7 @@ from secure_runner.sessions.keeper import (
     leader_keeper,
 )
 from secure_runner.sessions.limits import batch_limits
+from secure_runner.sessions.warm import WarmProcesses
 
 __all__ = ["Deployment", "PartyFiles"]
 
@@ -61,6 +62,7 @@ class Deployment:
         lanes: embedded only; sessions side by side.
         audit_directory: where audit logs are kept; None keeps none.
         limits: at the model owner, what it lets each data owner compute.
+        warm_processes: of ``parties_here``, started ahead.
     """
 
     def __init__(
@@ -73,7 +75,9 @@ class Deployment:
         lanes: int = 1,
         audit_directory: Path | None = None,
         limits: OwnerLimits | None = None,
+        warm_processes: WarmProcesses | None = None,
     ) -> None:
+        self._warm_processes = WarmProcesses() if warm_processes is None else warm_processes
         self.manifest: Manifest = read_program(files.program_dir)
         if settings is None:
             chosen = self.manifest.protocol if protocol is None else protocol
@@ -108,6 +112,15 @@ class Deployment:
         self._tasks = [asyncio.create_task(self._keeper.run()), asyncio.create_task(self._show())]
         if self._queue is not None:
             self._tasks.append(asyncio.create_task(self._queue.dispatch()))
+
+    async def until_serving(self) -> None:
+        """Wait until a lane serves."""
+        tasks = [asyncio.create_task(lane.state.serving.wait()) for lane in self._keeper.lanes]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def stop(self) -> None:
         """Refuse what waits and end every process that was started."""
@@ -239,7 +252,9 @@ class Deployment:
     def _oversee(self, audit_directory: Path | None, limits: OwnerLimits | None) -> None:
         self._records = Records(self.cluster, self.manifest, audit_directory)
         self._oversight = Oversight(
-            self._records.of, None if limits is None else batch_limits(limits, self.cluster, self.manifest)
+            self._records.of,
+            None if limits is None else batch_limits(limits, self.cluster, self.manifest),
+            warm_processes=self._warm_processes,
         )
 
     async def _show(self) -> None:

@@ -31,6 +31,9 @@ from secure_runner.protocols import ProtocolName, Role
 from secure_runner.runner.calls import CallClient, CallServer
 from secure_runner.runner.deployment import Deployment, PartyFiles
 from secure_runner.runner.exchange import answer_of, failure, request_of, to_answer, to_request
+from secure_runner.sessions.keeper import parties_here
+from secure_runner.sessions.warm import WarmProcesses
+from secure_runner.standby import Turn, install_supervisor, stand_by
 
 __all__ = ["ComputingService", "RunnerClient", "SecureRunner", "open_predictions"]
 
@@ -79,15 +82,23 @@ class _RunnerService:
     params: Any = None
     protocol: ProtocolName | None
     insecure: bool
+    _saying: asyncio.Task[None]
+
+    @bentoml.on_deployment
+    def supervise() -> None:
+        """In the server, before it starts its workers."""
+        install_supervisor()
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Start the party process or, embedded, all of them."""
+        """Start the party process or, embedded, all of them, once it is this worker's turn."""
         end_with_server()
         settings = PartySettings.from_environment(os.environ)
         files = PartyFiles(Path(self.program.path), self._params_file())
         limits = os.environ.get("SECURE_RUNNER_LIMITS")
         observe.set_up(os.environ, "secure-runner" if settings is None else settings.party)
+        warm = WarmProcesses()
+        turn = await stand_by(lambda: warm.keep(*parties_here(files, settings, self.protocol)))
         self._deployment = Deployment(
             files,
             settings,
@@ -95,8 +106,10 @@ class _RunnerService:
             insecure=self.insecure,
             audit_directory=observe.audit_directory(os.environ, embedded=settings is None),
             limits=OwnerLimits.load(Path(limits)) if limits else None,
+            warm_processes=warm,
         )
         await self._deployment.start()
+        self._saying = asyncio.create_task(self._say_when_serving(turn))
         self._calls = CallServer(self._exchange)
         self._calls_path = await self._calls.open()
         settle_heap()
@@ -104,6 +117,7 @@ class _RunnerService:
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """End every process."""
+        self._saying.cancel()
         await self._deployment.stop()
         await self._calls.close()
 
@@ -129,6 +143,10 @@ class _RunnerService:
     async def status(self) -> dict[str, Any]:
         """What this runner is doing."""
         return self._deployment.status()
+
+    async def _say_when_serving(self, turn: Turn) -> None:
+        await self._deployment.until_serving()
+        turn.serves()
 
     def _params_file(self) -> Path | None:
         if self.params is None:
@@ -213,6 +231,16 @@ class ComputingService:
         end_with_server()
         manifest = read_program(Path(self.program.path))
         self._app.mount("/", create_refusing_app(manifest, self._role))
+
+    @bentoml.on_deployment
+    def supervise() -> None:
+        """In the server, before it starts its workers."""
+        install_supervisor()
+
+    @bentoml.on_startup
+    async def wait_for_turn(self) -> None:
+        """Of two workers, let one answer."""
+        (await stand_by()).serves()
 
     async def __is_ready__(self) -> bool:
         """Whether a session is serving, within 1.5 s whatever state the runner is in."""

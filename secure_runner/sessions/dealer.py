@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from secure_runner.dealer import DealerConfig, DealerProcess, Identity
 from secure_runner.sessions.member import SessionOrder
 
 __all__ = ["LocalDealer"]
-
-_LOOK_INTERVAL_S = 0.2
 
 
 class LocalDealer:
@@ -35,6 +32,7 @@ class LocalDealer:
         self._config = DealerConfig(
             host=address.host, port=address.port, identity_key_file=key_file, ignore_signals=True
         )
+        self._stopped_timeout_s = cluster.timeouts.stopped_timeout_s
         self.process: DealerProcess | None = None
 
     async def warm(self) -> None:
@@ -50,11 +48,9 @@ class LocalDealer:
         """Nothing to do: it knows its jobs, whichever sessions they are of."""
 
     async def ended(self, epoch: int) -> str:
-        """Wait until the dealer's process is gone."""
+        """Wait until the dealer's process is gone; one that is stopped is killed."""
         assert self.process is not None
-        while self.process.is_running:
-            await asyncio.sleep(_LOOK_INTERVAL_S)
-        return "died"
+        return await self.process.ended(self._stopped_timeout_s)
 
     async def end(self, epoch: int) -> None:
         """Nothing to do: a session's jobs end with its parties."""

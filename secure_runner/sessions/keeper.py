@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secure_runner.config import Cluster, PartySettings, embedded_settings
+from secure_runner.config import Cluster, PartySettings, Timeouts, embedded_settings
+from secure_runner.config.embedded import EMBEDDED_NAMES
+from secure_runner.programs.files import read_program
 from secure_runner.programs.manifest import Manifest
+from secure_runner.protocols import PROTOCOLS, ProtocolName
 from secure_runner.sessions.agreement import make_hello
 from secure_runner.sessions.coordination import serve_coordination
 from secure_runner.sessions.dealer import LocalDealer
@@ -20,9 +23,19 @@ from secure_runner.sessions.limits import Allowance, BatchLimits
 from secure_runner.sessions.member import LocalMember, Member
 from secure_runner.sessions.remote import RemoteMember, attend
 from secure_runner.sessions.rotation import watch_certificates
+from secure_runner.sessions.warm import WarmProcesses
 from secure_runner.sessions.watch import IDLE_WATCH, PartyWatch
 
-__all__ = ["Keeper", "Lane", "Oversight", "PartyFiles", "embedded_keeper", "follower_keeper", "leader_keeper"]
+__all__ = [
+    "Keeper",
+    "Lane",
+    "Oversight",
+    "PartyFiles",
+    "embedded_keeper",
+    "follower_keeper",
+    "leader_keeper",
+    "parties_here",
+]
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,18 @@ class Oversight:
     """Of the model owner, for the data owner."""
     allowance: Allowance = field(default_factory=Allowance)
     """At the data owner: what it may ask for."""
+    warm_processes: WarmProcesses = field(default_factory=WarmProcesses)
+    """Started before this runner's turn came."""
+
+
+def parties_here(
+    files: PartyFiles, settings: PartySettings | None, protocol: ProtocolName | None = None
+) -> tuple[list[str], Timeouts]:
+    """The parties whose processes a deployment of this starts, once for each lane, and their timeouts."""
+    if settings is not None:
+        return [settings.party] * settings.cluster.lanes, settings.cluster.timeouts
+    chosen = read_program(files.program_dir).protocol if protocol is None else protocol
+    return [EMBEDDED_NAMES[role] for role in PROTOCOLS[chosen].roles], Timeouts()
 
 
 def embedded_keeper(cluster: Cluster, files: PartyFiles, oversight: Oversight) -> Keeper:
@@ -140,4 +165,5 @@ def _local(settings: PartySettings, files: PartyFiles, oversight: Oversight) -> 
         oversight.watch_of(settings.party),
         oversight.limits if leads else None,
         oversight.allowance if settings.role == "data_owner" else None,
+        oversight.warm_processes,
     )

@@ -16,6 +16,7 @@ from secure_runner.party.spec import SessionSpec
 from secure_runner.sessions.limits import Allowance, BatchLimits
 from secure_runner.sessions.messages import Terms
 from secure_runner.sessions.process import PartyProcess
+from secure_runner.sessions.warm import WarmProcesses
 from secure_runner.sessions.watch import PartyWatch, RunReport
 
 __all__ = ["LocalMember", "Member", "SessionOrder"]
@@ -91,6 +92,7 @@ class LocalMember:
         watch: keeps records of the party.
         limits: at the model owner, decides before each batch whether it may run.
         allowance: at the data owner, keeps to the terms of each session.
+        warm_processes: started ahead, used before others are.
     """
 
     def __init__(
@@ -101,7 +103,9 @@ class LocalMember:
         watch: PartyWatch,
         limits: BatchLimits | None = None,
         allowance: Allowance | None = None,
+        warm_processes: WarmProcesses | None = None,
     ) -> None:
+        self._warm_processes = WarmProcesses() if warm_processes is None else warm_processes
         self._settings = settings
         self._program_dir = program_dir
         self._params_file = params_file
@@ -219,13 +223,9 @@ class LocalMember:
     async def _spawn(self, delay_s: float) -> PartyProcess:
         # The session that just began has first answers to give: they come before a standby's imports.
         await asyncio.sleep(delay_s)
-        timeouts = self._settings.cluster.timeouts
-        process = await PartyProcess.spawn(self.party, freeze_timeout_s=timeouts.freeze_timeout_s)
-        try:
-            await process.warm()
-        except BaseException:
-            await process.kill()
-            raise
+        process = await self._warm_processes.take(self.party)
+        if process is None:
+            process = await PartyProcess.spawn_warm(self.party, self._settings.cluster.timeouts)
         process.when_ended(lambda: self._replace(process))
         return process
 

@@ -25,10 +25,12 @@ from secure_runner.frames import (
     encode_for_stream,
     read_frame,
 )
+from secure_runner.lifetime import StopClock
 from secure_runner.party.about import AboutBatch
 from secure_runner.sessions.watch import RunReport
 
 if TYPE_CHECKING:
+    from secure_runner.config import Timeouts
     from secure_runner.party.spec import SessionSpec
 
 __all__ = ["BatchResult", "PartyProcess"]
@@ -55,12 +57,12 @@ class BatchResult:
 class PartyProcess:
     """A party process: warm, then in one session, then ended. Never reused.
 
-    Its death is seen as the end of its pipe, at once. A process that lives but does not answer (stopped, or
-    swapped out) is killed after ``freeze_timeout_s``.
+    Its death is seen as the end of its pipe, at once. A process that is stopped is killed after
+    ``stopped_timeout_s``, and one that does not answer for another reason after ``freeze_timeout_s``.
     """
 
     def __init__(
-        self, party: str, popen: subprocess.Popen[bytes], sock: socket.socket, freeze_timeout_s: float
+        self, party: str, popen: subprocess.Popen[bytes], sock: socket.socket, timeouts: Timeouts
     ) -> None:
         self.party = party
         self.pid = popen.pid
@@ -72,7 +74,7 @@ class PartyProcess:
         """Asked before each batch, where the session says so."""
         self._popen = popen
         self._sock = sock
-        self._freeze_timeout_s = freeze_timeout_s
+        self._timeouts = timeouts
         self._warm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ready: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -83,7 +85,7 @@ class PartyProcess:
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
-    async def spawn(cls, party: str, *, freeze_timeout_s: float) -> PartyProcess:
+    async def spawn(cls, party: str, timeouts: Timeouts) -> PartyProcess:
         """Start a process for ``party``. It becomes warm on its own.
 
         Call from a thread that lives as long as the process: the kernel ends the child with it.
@@ -98,8 +100,23 @@ class PartyProcess:
                 # Signals of a terminal are for the server; the runner ends its parties itself.
                 start_new_session=True,
             )
-        process = cls(party, popen, ours, freeze_timeout_s)
+        process = cls(party, popen, ours, timeouts)
         await process._attach()
+        return process
+
+    @classmethod
+    async def spawn_warm(cls, party: str, timeouts: Timeouts) -> PartyProcess:
+        """Start a process for ``party`` and wait until its imports are done.
+
+        Raises:
+            UnavailableError: the process ended before.
+        """
+        process = await cls.spawn(party, timeouts)
+        try:
+            await process.warm()
+        except BaseException:
+            await process.kill()
+            raise
         return process
 
     async def warm(self) -> None:
@@ -230,6 +247,7 @@ class PartyProcess:
 
     async def _watch(self) -> None:
         clock = asyncio.get_running_loop().time
+        stopped = StopClock(self.pid)
         self._silence_s = 0.0
         while self.alive:
             self._send(Frame(Kind.PING))
@@ -237,7 +255,8 @@ class PartyProcess:
             await asyncio.sleep(_PING_INTERVAL_S)
             # A pause of this very process is no silence of the other: its answers may lie unread.
             self._silence_s += min(clock() - before_s, 2 * _PING_INTERVAL_S)
-            if self._silence_s > self._patience * self._freeze_timeout_s:
+            silent = self._silence_s > self._patience * self._timeouts.freeze_timeout_s
+            if silent or stopped.look() >= self._timeouts.stopped_timeout_s:
                 await self.kill("frozen")
 
     def _send(self, frame: Frame) -> None:

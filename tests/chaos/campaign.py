@@ -39,7 +39,7 @@ class Recovery:
     warm: bool
     """Whether standby processes had finished their imports when the fault came."""
     server_worker: bool = False
-    """Whether one of BentoML's own processes had to start again: counted apart."""
+    """Whether the victim was a worker of the server: counted apart too."""
     loses_connections: bool = False
     """Whether it killed the process that clients are connected to."""
 
@@ -61,14 +61,12 @@ class Outcome:
         known = ("right", "wrong", "hang", "lost", *CLEAN)
         return sum(count for what, count in self.counts.items() if what not in known)
 
-    def seconds_away(self, *, server_worker: bool, warm_only: bool = False) -> list[float]:
-        """Recovery times of faults inside the sessions, or of BentoML's workers."""
+    def seconds_away(self, *, server_worker: bool | None = None) -> list[float]:
+        """Recovery times of faults inside the sessions, of the server's workers, or of both."""
         return [
             recovery.after_s
             for recovery in self.recoveries
-            if recovery.after_s is not None
-            and recovery.server_worker == server_worker
-            and (recovery.warm or not warm_only)
+            if recovery.after_s is not None and server_worker in (None, recovery.server_worker)
         ]
 
     @property
@@ -124,13 +122,14 @@ def beset(
     host: Host,
     chosen: random.Random,
     seconds: float = math.inf,
+    at_least: int = 0,
     times: int = sys.maxsize,
     say: Callable[[str], None],
 ) -> None:
-    """Do faults at random moments for so long or so often; each kind once before any comes again."""
+    """Do faults at random moments, for so long and at least so many; each kind once before any again."""
     began_s = time.monotonic()
     for name in itertools.islice(_in_turn(faults, chosen), times):
-        if time.monotonic() - began_s > seconds:
+        if time.monotonic() - began_s > seconds and len(outcome.recoveries) >= at_least:
             break
         time.sleep(chosen.uniform(*_PAUSE_S))
         target.note_ports()

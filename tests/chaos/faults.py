@@ -46,7 +46,7 @@ class Fault:
     what: str
     do: Callable[[Target, Host, random.Random], Blow]
     server_worker: bool = False
-    """BentoML's own process: its supervisor looks every ten seconds, so this recovery is counted apart."""
+    """A worker of the server and not a party: this recovery is counted apart too."""
     protocols: tuple[str, ...] = ("aby3", "semi2k", "cheetah")
     needs_root: bool = False
     loses_connections: bool = False
@@ -118,31 +118,26 @@ def freeze_party(target: Target, host: Host, chosen: random.Random) -> Blow:
     """SIGSTOP of a party for longer than it may be silent, then SIGCONT."""
     parties = target.in_session()
     name = chosen.choice(sorted(parties))
-    blow = _signal(name, parties[name], signal.SIGSTOP)
-    time.sleep(_FROZEN_S)
-    _signal(name, parties[name], signal.SIGCONT)
-    return blow
+    return _freeze(name, parties[name])
 
 
 def freeze_worker(role: str) -> Callable[[Target, Host, random.Random], Blow]:
-    """SIGSTOP of a worker of the server, then SIGCONT: nothing can be answered before that."""
+    """SIGSTOP of the worker that serves, for longer than it may be stopped, then SIGCONT."""
 
     def freeze(target: Target, host: Host, chosen: random.Random) -> Blow:
-        worker = target.processes()[role][0]
-        began_s = _signal(role, worker, signal.SIGSTOP).began_s
-        time.sleep(_FROZEN_S)
-        return Blow(role, began_s, _signal(role, worker, signal.SIGCONT).cleared_s)
+        return _freeze(role, target.processes()[role][0])
 
     return freeze
 
 
+def kill_worker_standing_by(target: Target, host: Host, chosen: random.Random) -> Blow:
+    """``kill -9`` of a worker that stands by."""
+    return _signal("worker standing by", chosen.choice(target.workers_standing_by()), signal.SIGKILL)
+
+
 def freeze_dealer(target: Target, host: Host, chosen: random.Random) -> Blow:
     """SIGSTOP of the dealer, then SIGCONT."""
-    dealer = target.processes()["dealer"][0]
-    blow = _signal("dealer", dealer, signal.SIGSTOP)
-    time.sleep(_FROZEN_S)
-    _signal("dealer", dealer, signal.SIGCONT)
-    return blow
+    return _freeze("dealer", target.processes()["dealer"][0])
 
 
 def cut(target: Target, host: Host, chosen: random.Random) -> Blow:
@@ -167,7 +162,10 @@ FAULTS: Mapping[str, Fault] = {
     "freeze-dealer": Fault("SIGSTOP, dealer", freeze_dealer, protocols=("semi2k",)),
     "cut": Fault("loopback down for 3 s", cut, needs_root=True),
     "freeze-runner": Fault("SIGSTOP, runner's worker", freeze_worker("runner"), server_worker=True),
-    "freeze-service": Fault("SIGSTOP, service's worker", freeze_worker("service"), server_worker=True),
+    "freeze-service": Fault(
+        "SIGSTOP, service's worker", freeze_worker("service"), server_worker=True, loses_connections=True
+    ),
+    "kill-worker-standby": Fault("kill -9, worker standing by", kill_worker_standing_by, server_worker=True),
     "kill-runner": Fault("kill -9, runner's worker", kill_runner, server_worker=True),
     "kill-service": Fault(
         "kill -9, service's worker", kill_service, server_worker=True, loses_connections=True
@@ -191,6 +189,13 @@ def _signal(name: str, process: psutil.Process, number: signal.Signals) -> Blow:
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, number)
     return Blow(name, now_s, now_s)
+
+
+def _freeze(name: str, process: psutil.Process) -> Blow:
+    blow = _signal(name, process, signal.SIGSTOP)
+    time.sleep(_FROZEN_S)
+    _signal(name, process, signal.SIGCONT)
+    return blow
 
 
 def loopback_of(prefix: list[str]) -> Callable[[str], None]:

@@ -47,9 +47,14 @@ def recoveries_table(outcomes: Sequence[Outcome]) -> Table:
             seconds = [r.after_s for r in found if r.after_s is not None]
             cold = sum(not r.warm for r in found)
             table.add_row(outcome.name, fault, str(len(found)), *_quantiles(seconds), str(cold))
-    for server_worker, what in ((False, "all faults of parties"), (True, "all faults of servers")):
-        seconds = _of_all(outcomes, server_worker=server_worker)
-        table.add_row("all parts", what, str(len(seconds)), *_quantiles(seconds), "", style="bold")
+        seconds = outcome.seconds_away()
+        cold = sum(not r.warm for r in outcome.recoveries)
+        table.add_row(outcome.name, "all", str(len(seconds)), *_quantiles(seconds), str(cold), style="bold")
+    for what, server_worker in (("parties", False), ("workers of servers", True), ("both", None)):
+        seconds = _of_all(outcomes, server_worker)
+        table.add_row(
+            "all parts", f"all faults of {what}", str(len(seconds)), *_quantiles(seconds), "", style="bold"
+        )
     return table
 
 
@@ -57,7 +62,7 @@ def _quantiles(seconds: Sequence[float]) -> list[str]:
     return [f"{np.percentile(seconds, p):.1f}" for p in (50, 95, 100)] if seconds else ["–"] * 3
 
 
-def _of_all(outcomes: Sequence[Outcome], *, server_worker: bool) -> list[float]:
+def _of_all(outcomes: Sequence[Outcome], server_worker: bool | None) -> list[float]:
     return [s for outcome in outcomes for s in outcome.seconds_away(server_worker=server_worker)]
 
 
@@ -85,8 +90,9 @@ def records(
     """One record a number."""
     noted = {"seed": seed, "load_before": round(load_before, 1), "clients": clients}
     found = [record for outcome in outcomes for record in _outcome_records(outcome, noted)]
-    for name, server_worker in (("recovery_all_p95_s", False), ("server_worker_recovery_all_p95_s", True)):
-        seconds = _of_all(outcomes, server_worker=server_worker)
+    kinds = {"recovery_all": False, "server_worker_recovery_all": True, "recovery_mix": None}
+    for name, server_worker in ((f"{name}_p95_s", kind) for name, kind in kinds.items()):
+        seconds = _of_all(outcomes, server_worker)
         value = float(np.percentile(seconds, 95)) if seconds else None
         found.append(
             Record.of(
@@ -102,7 +108,8 @@ def records(
 
 def _outcome_records(outcome: Outcome, noted: dict[str, object]) -> Iterator[Record]:
     counts = {"part": outcome.name, **noted, "counts": dict(outcome.counts)}
-    for name, server_worker in (("recovery", False), ("server_worker_recovery", True)):
+    kinds = {"recovery": False, "server_worker_recovery": True, "mix_recovery": None}
+    for name, server_worker in kinds.items():
         seconds = outcome.seconds_away(server_worker=server_worker)
         for percent in (50, 95):
             value = float(np.percentile(seconds, percent)) if seconds else None

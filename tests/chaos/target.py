@@ -21,8 +21,9 @@ __all__ = ["Leftovers", "Target", "marked_processes", "name_of", "role_of"]
 _MARK = "SECURE_RUNNER_CHAOS"
 _PARTY, _DEALER, _WORKER = "secure_runner.party", "secure_runner.dealer", "_bentoml_impl.worker.service"
 _STOP_TIMEOUT_S = 30.0
-_WAITING = 2
-"""Processes of a party beside the one in session."""
+_WAITING = 3
+"""Processes of a party beside the one in session: in reserve, standing by, with the runner that stands by."""
+_SERVICES = ("runner", "service")
 _LISTENS = "0A"
 """State of a listening socket in /proc/net/tcp."""
 
@@ -85,27 +86,37 @@ class Target:
         return found
 
     def in_session(self) -> dict[str, psutil.Process]:
-        """Party → its process in session: the oldest; the others are in reserve or stand by."""
+        """Party → its process in session: the oldest of the runner that serves, which is the older one."""
+        found = self.processes()
+        runner = found["runner"][0].pid
         return {
-            role.removeprefix("party "): processes[0]
-            for role, processes in self.processes().items()
-            if role.startswith("party ")
+            role.removeprefix("party "): own[0]
+            for role, processes in found.items()
+            if role.startswith("party ") and (own := [p for p in processes if _parent(p) == runner])
         }
 
     def standing_by(self) -> list[psutil.Process]:
-        """All others: in the session in reserve, or standing by."""
+        """All others: in the session in reserve, or standing by, beside it or with the other runner."""
+        in_session = {process.pid for process in self.in_session().values()}
         return [
             process
             for role, processes in self.processes().items()
             if role.startswith("party ")
-            for process in processes[1:]
+            for process in processes
+            if process.pid not in in_session
         ]
 
+    def workers_standing_by(self) -> list[psutil.Process]:
+        """The younger worker of each service: it serves only once the older one is gone."""
+        found = self.processes()
+        return [worker for role in _SERVICES for worker in found.get(role, [])[1:]]
+
     def has_warm_standbys(self, look_s: float = 0.4) -> bool:
-        """Whether each party has its two processes that wait, and none of them is still getting ready."""
-        standing_by = self.standing_by()
-        if len(standing_by) < _WAITING * len(self.in_session()):
+        """Whether all processes that wait are there, workers too, and none of them is still getting ready."""
+        standing_by, workers = self.standing_by(), self.workers_standing_by()
+        if len(standing_by) < _WAITING * len(self.in_session()) or len(workers) < len(_SERVICES):
             return False
+        standing_by += workers
         try:
             before = [sum(process.cpu_times()[:2]) for process in standing_by]
             time.sleep(look_s)
@@ -180,6 +191,13 @@ def _started_s(process: psutil.Process) -> float:
         return process.create_time()
     except psutil.Error:
         return float("inf")
+
+
+def _parent(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return None
 
 
 def name_of(process: psutil.Process) -> str:

@@ -19,7 +19,7 @@ from examples.demo.serving import ROOT, environment_of
 
 pytestmark = pytest.mark.timeout(600)
 
-_FAULTS = ["kill", "kill-standby", "freeze", "kill-dealer"]
+_FAULTS = ["kill", "kill-standby", "freeze", "kill-dealer", "kill-runner", "freeze-service"]
 _SEED = 11
 
 

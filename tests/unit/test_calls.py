@@ -18,6 +18,10 @@ async def _reversed_later(body: bytes) -> bytes:
     return body[::-1]
 
 
+async def _reversed_at_once(body: bytes) -> bytes:
+    return body[::-1]
+
+
 def _client_of(*paths):
     """A client that finds a server at the next of ``paths`` each time it looks."""
     left = iter(paths)
@@ -50,7 +54,7 @@ def test_each_call_gets_its_own_answer():
 
 
 def test_a_server_that_goes_away_fails_its_calls_at_once():
-    """What it would have answered is not known; the caller says 503 and does not wait for a deadline."""
+    """Nothing has taken its place, so the caller says 503 and does not wait for a deadline."""
 
     async def never(_: bytes) -> bytes:
         return await asyncio.Event().wait()
@@ -62,6 +66,27 @@ def test_a_server_that_goes_away_fails_its_calls_at_once():
         return await asyncio.wait_for(calls, 2)
 
     errors = asyncio.run(_with_server(never, use))
+    assert [(type(error), error.code) for error in errors] == [(UnavailableError, "runner_unreachable")] * 3
+
+
+def test_calls_under_way_are_answered_by_the_server_that_takes_over():
+    """It is asked what the first one was asked; one that goes away as well is an error."""
+
+    async def never(_: bytes) -> bytes:
+        return await asyncio.Event().wait()
+
+    async def run(after):
+        first, second = CallServer(never), CallServer(after)
+        client = _client_of(await first.open(), await second.open())
+        calls = asyncio.gather(*(client.call(b"ab") for _ in range(3)), return_exceptions=True)
+        await asyncio.sleep(0.05)
+        await first.close()
+        await asyncio.sleep(0.05)
+        await second.close()
+        return await asyncio.wait_for(calls, 2)
+
+    assert asyncio.run(run(_reversed_at_once)) == [b"ba"] * 3
+    errors = asyncio.run(run(never))
     assert [(type(error), error.code) for error in errors] == [(UnavailableError, "runner_ended")] * 3
 
 

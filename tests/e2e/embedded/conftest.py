@@ -75,6 +75,11 @@ class Server:
             found.setdefault(command[command.index("secure_runner.party") + 1], process)
         return found
 
+    def runners(self) -> list[psutil.Process]:
+        """The runner that serves, and the one that stands by with a process of each party."""
+        found = {parent for party in self.parties() if (parent := party.parent()) is not None}
+        return sorted(found, key=lambda runner: runner.create_time())
+
     def is_ready(self) -> bool:
         try:
             return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200

@@ -195,10 +195,12 @@ def test_a_killed_party_costs_no_wrong_answer(server, model):
     assert not any(process.is_running() for process in before.values())
 
 
-def test_a_killed_runner_leaves_no_orphan_and_comes_back(server, model):
-    """Its parties end with it; BentoML starts it again; clients see 503 meanwhile."""
-    runner = server.parties()[0].parent()
-    assert runner is not None
+def test_a_killed_runner_leaves_no_orphan_and_another_takes_over(server, model):
+    """Its parties end with it; the next session is of those that have stood by with the other runner."""
+    server.wait_until(lambda: len(server.runners()) == 2)
+    runner, standing_by = server.runners()
+    server.wait_until(lambda: len(standing_by.children()) == 2)
+    waiting = standing_by.children()
     # Parties in session and standing by, and the dealer.
     processes = runner.children(recursive=True)
     assert len(processes) >= 3
@@ -209,6 +211,9 @@ def test_a_killed_runner_leaves_no_orphan_and_comes_back(server, model):
     server.wait_until(server.is_ready)
     found = np.asarray(server.predict(ROWS[:3]).json()["outputs"])
     np.testing.assert_allclose(found, model.expected(ROWS[:3]), rtol=0, atol=ATOL)
+    assert set(server.in_session().values()) == set(waiting)
+    server.wait_until(lambda: len(server.runners()) == 2)
+    assert server.runners()[0] == standing_by
 
 
 # The end -----------------------------------------------------------------------------------------------

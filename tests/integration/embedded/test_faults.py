@@ -147,6 +147,22 @@ def test_every_process_of_a_party_can_be_replaced(deployed, small_model):
     )
 
 
+@pytest.mark.parametrize("late_s", [0.0, 0.4])
+def test_a_process_that_is_stopped_while_it_gets_ready_is_replaced(deployed, late_s):
+    """It says nothing for a long time then, which is no reason to believe that it does anything."""
+    deployed.wait_ready()
+    deployed.wait_until(lambda: len(_processes_of("helper")) == 3, 60)
+    before = {process.pid for process in _processes_of("helper")}
+    max(_processes_of("helper"), key=psutil.Process.create_time).kill()
+    deployed.wait_until(lambda: {p.pid for p in _processes_of("helper")} - before, 60)
+    time.sleep(late_s)
+    young = max(_processes_of("helper"), key=psutil.Process.create_time)
+    os.kill(young.pid, signal.SIGSTOP)
+    deployed.wait_until(lambda: not psutil.pid_exists(young.pid), NOTICED_S)
+    deployed.wait_until(lambda: len(_processes_of("helper")) == 3, 60)
+    deployed.wait_ready()
+
+
 def test_stopping_leaves_no_process_and_no_port(deployed, small_model):
     """Requests in flight end, every child is gone, every port can be bound again. It comes last."""
     deployed.wait_ready()

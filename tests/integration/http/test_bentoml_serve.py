@@ -5,18 +5,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import os
 import re
-import shutil
-import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,83 +27,20 @@ from bentoml.exceptions import BentoMLException
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 
+sys.path.insert(0, str(Path(__file__).parent))
+from serving import HTTP_YAML, Served, serve
+
 from secure_runner.cli.predict import predict
 
 SECRET = 4321.0625
-HTTP_YAML = "authentication: none\nmax_body_bytes: 200000\nbody_timeout_s: 1\n"
-
-
-@dataclass
-class Served:
-    """A running service."""
-
-    port: int
-    directory: Path
-    scheme: str = "http"
-
-    @property
-    def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.port}"
-
-    @property
-    def log(self) -> str:
-        return (self.directory / "log").read_text()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def _serve(directory: Path, *options: str, **client: Any) -> Iterator[Served]:
-    """A service in a process of its own until the context ends."""
-    shutil.copy(Path(__file__).with_name("sum_service.py"), directory)
-    port = _free_port()
-    (directory / "tmp").mkdir(exist_ok=True)
-    environment = {
-        **os.environ,
-        "BENTOML_HOME": str(directory / "home"),
-        "BENTOML_DO_NOT_TRACK": "1",
-        "TMPDIR": str(directory / "tmp"),
-    }
-    address = ["--host", "127.0.0.1", "--port", str(port)]
-    command = [sys.executable, "-m", "bentoml", "serve", "sum_service:Sum", *address, *options]
-    with (directory / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=directory, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            service = Served(port, directory, "https" if options else "http")
-            _wait_until_ready(service, process, **client)
-            yield service
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     directory = tmp_path_factory.mktemp("serve")
     (directory / "http.yaml").write_text(HTTP_YAML)
-    with _serve(directory) as service:
+    with serve(directory) as service:
         yield service
-
-
-def _wait_until_ready(service: Served, process: subprocess.Popen[bytes], **client: Any) -> None:
-    for _ in range(300):
-        assert process.poll() is None, service.log
-        try:
-            if httpx.get(f"{service.url}/readyz", timeout=3, **client).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    pytest.fail(f"not ready in time: {service.log}")
 
 
 def test_bentoml_client_predicts(served: Served) -> None:
@@ -329,7 +262,7 @@ def test_certificates_and_tokens(tmp_path: Path) -> None:
         "--ssl-ca-certs": "ca.pem",
     }
     options = [text for flag, name in files.items() for text in (flag, str(tmp_path / name))]
-    with _serve(tmp_path, *options, "--ssl-cert-reqs", "2", verify=known) as service:
+    with serve(tmp_path, *options, "--ssl-cert-reqs", "2", verify=known) as service:
         rows = {"inputs": [[1, 2, 3]]}
         with pytest.raises(httpx.TransportError):
             httpx.post(f"{service.url}/predict", json=rows, verify=nobody)

@@ -6,7 +6,6 @@ import collections
 import contextlib
 import pickle
 
-import jax.numpy as jnp
 import msgpack
 import numpy as np
 import pytest
@@ -61,11 +60,6 @@ def same(left, right):
 def test_what_a_session_sends_arrives_as_it_was(value):
     """Containers, numbers, arrays and SPU's descriptions keep value, type, dtype and order."""
     same(payload.decode(payload.encode(value)), value)
-
-
-def test_a_jax_array_arrives_as_a_numpy_array():
-    """The values cross, the library's own type does not."""
-    same(payload.decode(payload.encode(jnp.ones((2, 2)))), np.ones((2, 2), np.float32))
 
 
 @pytest.mark.parametrize(
