@@ -142,12 +142,9 @@ class LocalMember:
     async def warm(self) -> None:
         """Wait until a warm process stands by."""
         if self._standby is None:
-            self._standby = asyncio.create_task(self._spawn(0.0))
-        try:
-            await asyncio.shield(self._standby)
-        except Exception:
-            self._standby = None
-            raise
+            self._stand_by(0.0)
+        assert self._standby is not None, "it has just been set"
+        await asyncio.shield(self._standby)
 
     async def start(self, order: SessionOrder) -> None:
         """Put the standing-by process into the session."""
@@ -173,7 +170,7 @@ class LocalMember:
         part.started = await process.start(spec)
         for batch_size, run_s in part.started.get("run_s", {}).items():
             self._watch.batch_ran(spec, RunReport(0, AboutBatch(int(batch_size)), run_s=run_s))
-        self._standby = asyncio.create_task(self._spawn(_STANDBY_DELAY_S))
+        self._stand_by(_STANDBY_DELAY_S)
 
     def use(self, epoch: int) -> None:
         """Have requests go to this session; the data owner's process in an earlier one ends once idle."""
@@ -220,6 +217,17 @@ class LocalMember:
             self._watch.batch_refused(spec, about, reason)
         return not reason
 
+    def _stand_by(self, delay_s: float) -> None:
+        """Have a process stand by, and another in its place wherever one ends meanwhile."""
+        self._standby = task = asyncio.create_task(self._spawn(delay_s))
+        task.add_done_callback(self._spawned)
+
+    def _spawned(self, task: asyncio.Task[PartyProcess]) -> None:
+        """A process stands by, or has ended while it was importing."""
+        if self._standby is task and not task.cancelled() and task.exception() is not None:
+            _log.warning("party %s: a process that was to stand by is gone; starting another", self.party)
+            self._stand_by(_STANDBY_DELAY_S)
+
     async def _spawn(self, delay_s: float) -> PartyProcess:
         # The session that just began has first answers to give: they come before a standby's imports.
         await asyncio.sleep(delay_s)
@@ -232,5 +240,7 @@ class LocalMember:
     def _replace(self, process: PartyProcess) -> None:
         """A process has ended. If it only stood by, start another now, and not when it is needed."""
         standby = self._standby
-        if standby is not None and standby.done() and standby.result() is process:
-            self._standby = asyncio.create_task(self._spawn(0.0))
+        if standby is None or not standby.done() or standby.cancelled() or standby.exception() is not None:
+            return
+        if standby.result() is process:
+            self._stand_by(0.0)
