@@ -28,11 +28,14 @@ SUITES = {
     "growth": "latency and bytes against batch, width and depth",
     "dealing": "semi2k with a dealer against TrustedFirstParty and cheetah; the dealer's soak",
     "memory": "what 100 MB of weights take, in the build and in each party",
+    "large": "a model above protobuf's 2 GB, from its file to answers; only where it is asked for",
     "trees": "a tree ensemble against the network",
     "tuning": "what each chosen setting brings",
     "competitors": "CrypTen and Concrete ML on the same network",
 }
 """Name to what it measures. Each is a module of ``benchmarks.suites`` with ``run(bench)``."""
+ASKED_FOR = {"large"}
+"""Left out unless named: it takes most of a machine's memory."""
 
 console = Console()
 
@@ -57,7 +60,7 @@ def main(
     results: Path,
 ) -> None:
     """Run suites, write records, draw."""
-    suites = list(only) or list(SUITES)
+    suites = list(only) or [name for name in SUITES if name not in ASKED_FOR]
     failed: list[str] = []
     file = results / "latest.json"
     with tempfile.TemporaryDirectory(prefix="secure-runner-bench-") as home:

@@ -17,6 +17,8 @@ BLOCK_BYTES = 16
 SEED_BYTES = 16
 # cryptography asks for up to a block of room behind the output.
 _SLACK_BYTES = BLOCK_BYTES - 1
+# Counters take as much memory as what is made of them.
+_BLOCKS_AT_ONCE = 1 << 15
 
 
 def block_count(byte_count: int) -> int:
@@ -36,10 +38,12 @@ class Prg:
 
         SPU fills ring elements from these bytes, little-endian, in row-major order.
         """
-        counters = np.zeros((count, 2), np.uint64)
-        counters[:, 0] = np.arange(counter, counter + count, dtype=np.uint64)
         octets = np.empty(count * BLOCK_BYTES + _SLACK_BYTES, np.uint8)
-        self._encryptor.update_into(counters.view(np.uint8).data, octets.data)
+        for start in range(0, count, _BLOCKS_AT_ONCE):
+            first, stop = counter + start, counter + min(start + _BLOCKS_AT_ONCE, count)
+            counters = np.zeros((stop - first, 2), np.uint64)
+            counters[:, 0] = np.arange(first, stop, dtype=np.uint64)
+            self._encryptor.update_into(counters.view(np.uint8).data, octets[start * BLOCK_BYTES :].data)
         return octets[: count * BLOCK_BYTES]
 
     def stream(self, counter: int, byte_count: int) -> bytes:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import secretflow as sf
 import secretflow.distributed as sfd
 
@@ -17,7 +13,8 @@ from secure_runner.observe.logs import LOG_FORMAT, set_up_logs
 from secure_runner.party import control
 from secure_runner.party.link_identity import agree_on_link
 from secure_runner.party.owned import owner_rank, to_device
-from secure_runner.party.pieces import PIECE_BYTES, Piece, in_groups, read_pieces
+from secure_runner.party.params_file import ParamsFile
+from secure_runner.party.pieces import PIECE_BYTES, in_groups
 from secure_runner.party.resident import Resident, ResidentSpu
 
 if TYPE_CHECKING:
@@ -49,22 +46,16 @@ def run_session(spec: SessionSpec, manifest: Manifest, pipe: Pipe, stages: Stage
     stages.done("cluster")
     device = ResidentSpu(Resident(spec, manifest, identity, pipe, stages))
     model_owner = sf.PYU(spec.settings.cluster.party_with("model_owner"))
+    params = ParamsFile(spec.params_file)
     shared: list[list[Any]] = []
     for pieces in in_groups(manifest.params, PIECE_BYTES):
         if shared:
             sfd.get(shared[-1])  # every party has these: the next ones take their room
-        values = model_owner(load_params)(spec.params_file, pieces)
+        values = model_owner(params.read)(pieces)
         shared.append(to_device(values, device, owner_rank(spec, "model_owner")))
     served = [
-        actor.serve.remote([names[rank] for names in shared])
+        actor.serve.remote([done[rank] for done in shared])
         for rank, actor in enumerate(device.actors.values())
     ]
     _log.info("session %s: cluster is formed, params are shared", spec.session_id)
     sf.reveal(sf.PYUObject(sf.PYU(spec.settings.party), served[spec.rank]))
-
-
-def load_params(path: Path | None, pieces: Sequence[Piece]) -> dict[str, npt.NDArray[Any]]:
-    """Read pieces of params from their file. Runs at the model owner alone."""
-    assert path is not None, "the model owner's session names the params"
-    with np.load(path, allow_pickle=False) as arrays:
-        return read_pieces(arrays, pieces)

@@ -42,8 +42,7 @@ def to_device(values: PYUObject, device: SPU, owner: int) -> list[Any]:
         owner: from :func:`owner_rank`.
 
     Returns:
-        For each party of the device, by rank, the tree of its shares' names, as a reference to be handed to
-        the device's actors.
+        For each party of the device, by rank, a reference to what its actor's ``infeed_share`` returns.
     """
     count = sfd.get(values.device(_chunk_count)(values, device.conf, device.world_size).data)
     _, io_info, *chunks = values.device(_split, num_returns=2 + count * device.world_size)(

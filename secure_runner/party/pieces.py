@@ -10,20 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 if TYPE_CHECKING:
     from spu.libspu import Share
 
     from secure_runner.programs.manifest import TensorSpec
 
-__all__ = ["PIECE_BYTES", "Piece", "in_groups", "joined", "read_pieces"]
+__all__ = ["PIECE_BYTES", "Assembly", "Piece", "in_groups", "joined"]
 
-PIECE_BYTES = 32 << 20
-"""Of params that are shared at once. Each time costs a few messages between the parties."""
+PIECE_BYTES = 8 << 20
+"""Of params that are shared at once. Sharing them takes many times as much memory, and each time costs a few
+messages between the parties."""
 
 _SHAPE, _TOTAL, _OFFSET, _CONTENT = 4, 1, 2, 3
 """Numbers of fields in SPU's messages."""
@@ -37,7 +37,13 @@ class Piece:
     name: str
     start: int
     stop: int
-    is_whole: bool
+    count: int
+    """Elements of the whole param."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the param."""
+        return self.stop - self.start == self.count
 
     @property
     def key(self) -> str:
@@ -63,38 +69,61 @@ def in_groups(params: Sequence[TensorSpec], limit: int) -> list[list[Piece]]:
 def _pieces(name: str, elements: int, limit: int) -> Iterator[Piece]:
     for start in range(0, max(elements, 1), limit):
         stop = min(start + limit, elements)
-        yield Piece(name, start, stop, is_whole=stop - start == elements)
+        yield Piece(name, start, stop, elements)
 
 
-def read_pieces(params: Mapping[str, npt.NDArray[Any]], pieces: Sequence[Piece]) -> dict[str, Any]:
-    """Values of pieces by key.
+class Assembly:
+    """One party's shares of whole params, put together as their pieces come.
 
     Args:
-        params: by name; a param is looked up anew only where the name changes.
-        pieces: in order.
+        params: all of the program.
     """
-    found: dict[str, Any] = {}
-    name, value = "", np.zeros(0)
-    for piece in pieces:
-        if piece.name != name:
-            name, value = piece.name, params[piece.name]
-        found[piece.key] = value if piece.is_whole else value.reshape(-1)[piece.start : piece.stop].copy()
-    return found
+
+    def __init__(self, params: Sequence[TensorSpec]) -> None:
+        self._shapes = {tensor.name: tensor.with_batch(1) for tensor in params}
+        self._groups = iter(in_groups(params, PIECE_BYTES))
+        self._waiting: list[Share] = []
+
+    def add(self, shares: Mapping[str, Share]) -> Iterator[tuple[str, Share]]:
+        """Take the shares of the next group of pieces; gives name and share of each param they complete.
+
+        Args:
+            shares: by key of the piece.
+
+        Raises:
+            ValueError: it is not the next group.
+        """
+        group = next(self._groups, [])
+        if {piece.key for piece in group} != shares.keys():
+            raise ValueError("shares of other pieces of the params came than those that are next")
+        for piece in group:
+            self._waiting.append(shares[piece.key])
+            if piece.stop == piece.count:
+                yield piece.name, self._waiting.pop() if piece.is_whole else self._joined(piece.name)
+
+    def _joined(self, name: str) -> Share:
+        shares, self._waiting = self._waiting, []
+        return joined(shares, self._shapes[name])
 
 
-def joined(shares: Sequence[Share], shape: Sequence[int]) -> Share:
-    """One party's share of a whole param from its shares of all pieces, in order."""
+def joined(shares: list[Share], shape: Sequence[int]) -> Share:
+    """One party's share of a whole param from its shares of all pieces, in order.
+
+    Takes them out of the list, so that no piece is in memory longer than it has to be.
+    """
     from spu.libspu import Share
 
-    contents = [_field(chunk, _CONTENT) for share in shares for chunk in share.share_chunks]
-    total, offset = sum(len(content) for content in contents), 0
-    chunks = []
-    for content in contents:
-        head = _number(_TOTAL, total) + _number(_OFFSET, offset) + _head(_CONTENT, len(content))
-        chunks.append(b"".join((head, content)))
-        offset += len(content)
     whole = Share()
     whole.meta = _with_shape(shares[0].meta, shape)
+    total = sum(len(_field(chunk, _CONTENT)) for share in shares for chunk in share.share_chunks)
+    chunks, offset = list[bytes](), 0
+    shares.reverse()
+    while shares:
+        for chunk in shares.pop().share_chunks:
+            content = _field(chunk, _CONTENT)
+            head = _number(_TOTAL, total) + _number(_OFFSET, offset) + _head(_CONTENT, len(content))
+            chunks.append(b"".join((head, content)))
+            offset += len(content)
     whole.share_chunks = chunks
     return whole
 

@@ -7,7 +7,6 @@ batches over its own SPU link until the session ends.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,20 +16,19 @@ from typing import TYPE_CHECKING, Any
 import spu
 from secretflow.device.device.spu import SPU, SPURuntime
 from secretflow.distributed.primitive import remote
+from spu.libspu import Share
 
 from secure_runner.errors import UnavailableError
 from secure_runner.party.dealing import Dealing
 from secure_runner.party.exit import FailureCode, end_process
 from secure_runner.party.owned import owner_rank
-from secure_runner.party.pieces import PIECE_BYTES, Piece, in_groups, joined
+from secure_runner.party.pieces import Assembly
 from secure_runner.programs.manifest import Manifest
 from secure_runner.programs.names import input_name, output_name, param_name
 from secure_runner.protocols import protocol
 from secure_runner.spu_config import make_runtime_config, runtime_config_dict, sharing_config_dict
 
 if TYPE_CHECKING:
-    from spu.libspu import Share
-
     from secure_runner.party.link_identity import LinkIdentity
     from secure_runner.party.pipe import Pipe
     from secure_runner.party.spec import SessionSpec
@@ -100,45 +98,35 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
         self.conf = make_runtime_config(sharing_config_dict(cluster.protocol, self.manifest.numeric))
         self.io = spu.Io(len(self.spec.parties), self.conf)
         self._runtimes = self._make_runtimes()
-        # Where the parent's own methods put the params' shares.
-        self.runtime = next(iter(self._runtimes.values()))
+        self._assembly = Assembly(self.manifest.params)
 
-    def load_program(self, params: Mapping[str, str]) -> None:
-        """Make the ladder of executables resident.
+    def infeed_share(self, io_info: Any, *chunks: bytes) -> None:
+        """Take this party's shares of the next pieces of the params, from SecretFlow.
+
+        Not the parent's: it puts every piece into one runtime, from where whole params would have to be read
+        and written again. Here they are put together first.
 
         Args:
-            params: key of each piece of the params → name of its share in this runtime.
+            io_info: key of each piece → where its share lies in ``chunks``, and SPU's description of it.
+            chunks: of the shares of all pieces.
         """
-        renamed = self._join(params)
+        shares = {}
+        for key, info in io_info.items():
+            shares[key] = share = Share()
+            share.meta = info.meta
+            share.share_chunks = list(chunks[info.start_chunk_index : info.end_chunk_index])
+        del chunks
+        for name, whole in self._assembly.add(shares):
+            for runtime in dict.fromkeys(self._runtimes.values()):
+                runtime.set_var(param_name(name), whole)
+
+    def load_program(self) -> None:
+        """Make the ladder of executables resident."""
         self.rungs: dict[int, _Rung] = {}
-        holding = [self.runtime]
         for entry in self.manifest.executables:
             executable = spu.Executable()
             executable.ParseFromString((Path(self.spec.program_dir) / entry.file).read_bytes())
-            executable.input_names = [renamed.get(name, name) for name in executable.input_names]
-            runtime = self._runtimes[entry.batch_size]
-            if runtime not in holding:
-                holding.append(runtime)
-                for share in renamed.values():
-                    runtime.set_var(share, self.runtime.get_var(share))
-            self.rungs[entry.batch_size] = _Rung(runtime, executable)
-
-    def _join(self, params: Mapping[str, str]) -> dict[str, str]:
-        """Name of each param in an executable → name of its share; pieces are put together."""
-        pieces: dict[str, list[Piece]] = {}
-        for piece in itertools.chain.from_iterable(in_groups(self.manifest.params, PIECE_BYTES)):
-            pieces.setdefault(piece.name, []).append(piece)
-        found = {}
-        for tensor in self.manifest.params:
-            names = [params[piece.key] for piece in pieces[tensor.name]]
-            found[param_name(tensor.name)] = names[0]
-            if len(names) > 1:
-                shares = []
-                for name in names:
-                    shares.append(self.runtime.get_var(name))
-                    self.runtime.del_var(name)
-                self.runtime.set_var(names[0], joined(shares, tensor.with_batch(1)))
-        return found
+            self.rungs[entry.batch_size] = _Rung(self._runtimes[entry.batch_size], executable)
 
     def _make_runtimes(self) -> dict[int, spu.Runtime]:
         """Batch size → SPU runtime: one for all of the same settings, or, where a dealer pins transcripts,
@@ -188,17 +176,17 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
         """Reconstruct outputs from all parties' shares. Called at the data owner alone."""
         return [self.io.reconstruct(list(by_party)) for by_party in zip(*shares, strict=True)]
 
-    def serve(self, params: Sequence[Mapping[str, str]]) -> None:
+    def serve(self, shared: Sequence[None]) -> None:
         """Serve batches until the session ends. It never returns: the process ends with the session.
 
         Args:
-            params: key of each piece of the params → name of its share in this runtime, in groups.
+            shared: what each :meth:`infeed_share` returned, so that this comes after them.
         """
         from secure_runner.party.loops import serve
 
         self.stages.done("link_and_params")
         try:
-            self.load_program({name: share for group in params for name, share in group.items()})
+            self.load_program()
         except Exception as error:
             end_process(self.pipe, FailureCode.PROGRAM, error)
         serve(self)

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,31 +80,31 @@ def _run_on_zeros(
     config = make_runtime_config(runtime_config_dict("semi2k", numeric, beaver=recorder.beaver_config()))
     executable = spu.Executable()
     executable.ParseFromString(code)
-    io = spu.Io(_PARTIES, config)
-    zeros = {name: np.zeros(shape, dtype) for name, dtype, shape in shapes}
-    shares = {name: io.make_shares(array, spu.Visibility.VIS_SECRET) for name, array in zeros.items()}
+    # A network has many params of one shape, and all are zeros: in memory they are one.
+    alike = {name: (dtype, tuple(shape)) for name, dtype, shape in shapes}
+    executable.input_names = [_zeros_name(*alike[name]) for name in executable.input_names]
     description = spu.link.Desc()
     description.id = link_id
     for rank in range(_PARTIES):
         description.add_party(f"party-{rank}", f"rank-{rank}")
-    failures: list[BaseException] = []
+    links = _in_threads(lambda rank: spu.link.create_mem(description, rank), range(_PARTIES))
+    runtimes = _in_threads(lambda link: spu.Runtime(link, config), links)
+    io = spu.Io(_PARTIES, config)
+    for dtype, shape in set(alike.values()):
+        shares = io.make_shares(np.zeros(shape, dtype), spu.Visibility.VIS_SECRET)
+        for runtime, share in zip(runtimes, shares, strict=True):
+            runtime.set_var(_zeros_name(dtype, shape), share)
+    _in_threads(lambda runtime: runtime.run(executable), runtimes)
 
-    def run(rank: int) -> None:
-        try:
-            runtime = spu.Runtime(spu.link.create_mem(description, rank), config)
-            for name, by_rank in shares.items():
-                runtime.set_var(name, by_rank[rank])
-            runtime.run(executable)
-        except BaseException as error:
-            failures.append(error)
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(_PARTIES)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+def _zeros_name(dtype: str, shape: Sequence[int]) -> str:
+    return f"{dtype}{list(shape)}"
+
+
+def _in_threads(call: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:
+    """What parties do at the same time, waiting for each other: one result each, or the first error."""
+    with ThreadPoolExecutor(len(arguments)) as pool:
+        return list(pool.map(call, arguments))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secure_runner.dealer.prg import Prg, block_count
+from secure_runner.dealer.prg import _BLOCKS_AT_ONCE, Prg, block_count
 
 _SEED = bytes(range(16))
 
@@ -39,3 +39,12 @@ def test_permutations_hold_each_index_once(counter: int, size: int) -> None:
 def test_block_counts_round_up() -> None:
     """A block is 16 bytes."""
     assert [block_count(length) for length in (0, 1, 16, 17, 32)] == [0, 1, 1, 2, 2]
+
+
+def test_long_ranges_are_those_of_their_parts() -> None:
+    """Blocks are made some at a time; where one lot ends and the next begins cannot be seen."""
+    prg, count = Prg(_SEED), 2 * _BLOCKS_AT_ONCE + 5
+
+    parts = [prg.blocks(7 + start, 1) for start in range(count)]
+
+    assert prg.blocks(7, count).tobytes() == b"".join(part.tobytes() for part in parts)

@@ -1,10 +1,14 @@
 """Params go to the parties in pieces of bounded size, and are whole again there."""
 
+from zipfile import BadZipFile
+
 import numpy as np
 import pytest
 import spu
 
-from secure_runner.party.pieces import Piece, in_groups, joined, read_pieces
+from secure_runner.errors import ProgramError
+from secure_runner.party.params_file import ParamsFile
+from secure_runner.party.pieces import Piece, in_groups, joined
 from secure_runner.programs.manifest import NumericSpec, TensorSpec
 from secure_runner.protocols import PROTOCOLS
 from secure_runner.spu_config import make_runtime_config, sharing_config_dict
@@ -36,7 +40,7 @@ def test_a_model_without_params_has_one_empty_group():
 
 @pytest.mark.parametrize("dtype", ["float32", "int32", "bool"])
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
-def test_shares_of_pieces_are_a_share_of_the_whole(protocol, dtype):
+def test_shares_of_pieces_are_a_share_of_the_whole(protocol, dtype, tmp_path):
     """Put together at each party, and reconstructed, they give the param; shared and as its owner's alone."""
     value = np.random.default_rng(0).integers(0, 300, (7, 5, 3)).astype(dtype)
     spec = TensorSpec(name="p", dtype=dtype, shape=value.shape)
@@ -44,13 +48,56 @@ def test_shares_of_pieces_are_a_share_of_the_whole(protocol, dtype):
     assert len(groups) == 3
     parties = len(PROTOCOLS[protocol].roles)
     io = spu.Io(parties, make_runtime_config(sharing_config_dict(protocol, NumericSpec())))
+    np.savez(tmp_path / "params.npz", p=value)
     for owner in (-1, 0) if protocol == "cheetah" else (-1,):
+        params = ParamsFile(tmp_path / "params.npz")
         shares = [
             io.make_shares(piece, spu.Visibility.VIS_SECRET, owner)
             for group in groups
-            for piece in read_pieces({"p": value}, group).values()
+            for piece in params.read(group).values()
         ]
         whole = [joined([part[rank] for part in shares], value.shape) for rank in range(parties)]
         found = np.asarray(io.reconstruct(whole))
         assert found.shape == value.shape
         np.testing.assert_array_equal(found.astype(dtype), value)
+
+
+def _read(path, *params: TensorSpec) -> dict[str, np.ndarray]:
+    file = ParamsFile(path)
+    return {key: value for group in in_groups(params, 240) for key, value in file.read(group).items()}
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_params_file_is_read_piece_by_piece(tmp_path, order):
+    """Whatever order its arrays lie in, and however many pieces each has."""
+    draw = np.random.default_rng(0)
+    values = {"a": draw.normal(size=(50, 7)).astype(np.float32, order=order), "b": np.float32(3)}
+    values |= {"c": draw.normal(size=(3, 4)).astype(np.float32, order=order), "d": np.zeros((0, 3), np.int8)}
+    np.savez(tmp_path / "params.npz", **values)
+    specs = [TensorSpec(name=n, dtype=v.dtype.name, shape=v.shape) for n, v in sorted(values.items())]
+    found = _read(tmp_path / "params.npz", *specs)
+    parts = [found.pop(key) for key in list(found) if key.startswith("a[")]
+    assert len(parts) == 6
+    np.testing.assert_array_equal(np.concatenate(parts).reshape(50, 7), values.pop("a"))
+    assert {name: value.shape for name, value in found.items()} == {"b": (), "c": (3, 4), "d": (0, 3)}
+    for name, value in values.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.parametrize("stored", [90, 150])
+def test_a_params_file_of_another_program_is_told(tmp_path, stored):
+    """With fewer elements and with more."""
+    np.savez(tmp_path / "params.npz", p0=np.zeros(stored, np.float32))
+    with pytest.raises(ProgramError, match=f"p0 has {stored} elements .* save the model again"):
+        _read(tmp_path / "params.npz", *_params(100))
+
+
+def test_a_damaged_params_file_is_told(tmp_path):
+    """One bit of one weight."""
+    path = tmp_path / "params.npz"
+    np.savez(path, p0=np.zeros(100, np.float32))
+    content = bytearray(path.read_bytes())
+    content[400] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BadZipFile):
+        _read(path, *_params(100))
