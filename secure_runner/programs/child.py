@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 from secure_runner.errors import ProgramError
 from secure_runner.frames import Bytes, Frame, FrameError, Kind, decode, encode
@@ -43,25 +45,38 @@ def ask(
         ChildTimeoutError: it took too long.
         ProgramError: the process died or refused; with the last it said.
     """
-    job = b"".join(encode(Frame(Kind.START, 0, meta, parts)))
-    command = [sys.executable, "-m", module]
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **(environment or {})},
+    )
+    # Part by part: together they may be as large as the model.
+    stdin, process.stdin = process.stdin, None
+    assert stdin is not None
+    writer = threading.Thread(target=_write, args=(stdin, encode(Frame(Kind.START, 0, meta, parts))))
+    writer.start()
     try:
-        done = subprocess.run(  # noqa: S603
-            command,
-            input=job,
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-            env={**os.environ, **(environment or {})},
-        )
+        stdout, stderr = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         reason = f"{what} did not finish in {timeout_s:.0f} s; the model is too large"
         raise ChildTimeoutError(reason) from None
+    finally:
+        process.kill()
+        process.wait()
+        writer.join()
     try:
-        return [bytes(part) for part in decode(done.stdout).parts]
+        return [bytes(part) for part in decode(stdout).parts]
     except FrameError:
-        said = _last_words(done.stderr.decode(errors="replace"))
-        raise ProgramError(f"{what} failed (exit code {done.returncode}): {said}") from None
+        said = _last_words(stderr.decode(errors="replace"))
+        raise ProgramError(f"{what} failed (exit code {process.returncode}): {said}") from None
+
+
+def _write(stdin: IO[bytes], buffers: Sequence[Bytes]) -> None:
+    # A process that has ended reads no more; how it ended says why.
+    with contextlib.suppress(BrokenPipeError), stdin:
+        stdin.writelines(buffers)
 
 
 def _last_words(stderr: str) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secure_runner.errors import ProgramError
-from secure_runner.frames import Frame
+from secure_runner.frames import Bytes, Frame
 from secure_runner.programs.child import ChildTimeoutError, answer, ask
 from secure_runner.programs.lowering import Lowered
 from secure_runner.programs.manifest import NumericSpec
@@ -49,6 +49,7 @@ overflows the ring with the first may fit with the last."""
 _NOISE_RUNS = 2
 _UNDECIDED = 0.25
 """An element that rounding the arguments alone moves by more than this share of the tolerance is left out."""
+_AT_ONCE = 1 << 20
 _SMALLEST_UNIT = 13
 """Errors count in units of 2**13 steps of the ring where an output is smaller than that."""
 # jaxlib 0.4.26 replaces every softmax on the CPU, along whatever dimension, by oneDNN's along the last one.
@@ -123,10 +124,10 @@ def check_answers(
         "arrays": [(array.dtype.str, array.shape) for array in (*params, *rows)],
         "params": len(params),
     }
-    parts = [
+    parts: list[Bytes] = [
         *(lowered.hlo for lowered in ladder),
         *executables,
-        *(array.tobytes() for array in (*params, *rows)),
+        *(array.reshape(-1).view(np.uint8).data for array in (*params, *rows)),
     ]
     flags = f"{os.environ.get('XLA_FLAGS', '')} {_XLA_FLAGS}".strip()
     try:
@@ -271,9 +272,13 @@ def _on_grid(array: Array, fraction_bits: int, draw: np.random.Generator) -> Arr
     """The array as the ring may hold it: each number rounded up or down to a step."""
     if array.dtype.kind != "f":
         return array
-    steps = np.ldexp(array.astype(np.float64), fraction_bits)
-    rounded: Array = np.ldexp(np.floor(steps + draw.random(steps.shape)), -fraction_bits).astype(array.dtype)
-    return rounded
+    flat, rounded = array.reshape(-1), np.empty(array.size, array.dtype)
+    for start in range(0, array.size, _AT_ONCE):
+        steps = np.ldexp(flat[start : start + _AT_ONCE].astype(np.float64), fraction_bits)
+        rounded[start : start + _AT_ONCE] = np.ldexp(
+            np.floor(steps + draw.random(steps.shape)), -fraction_bits
+        )
+    return rounded.reshape(array.shape)
 
 
 def _compared(found: Array, expected: Array, noisy: Sequence[Array], fraction_bits: int) -> _Finding:

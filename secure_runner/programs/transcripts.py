@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,36 +74,23 @@ def _run_on_zeros(
 ) -> None:
     import spu
 
-    from secure_runner.spu_config import make_runtime_config, runtime_config_dict
+    from secure_runner.programs.in_process import PartiesHere
+    from secure_runner.spu_config import runtime_config_dict
 
-    config = make_runtime_config(runtime_config_dict("semi2k", numeric, beaver=recorder.beaver_config()))
     executable = spu.Executable()
     executable.ParseFromString(code)
     # A network has many params of one shape, and all are zeros: in memory they are one.
     alike = {name: (dtype, tuple(shape)) for name, dtype, shape in shapes}
     executable.input_names = [_zeros_name(*alike[name]) for name in executable.input_names]
-    description = spu.link.Desc()
-    description.id = link_id
-    for rank in range(_PARTIES):
-        description.add_party(f"party-{rank}", f"rank-{rank}")
-    links = _in_threads(lambda rank: spu.link.create_mem(description, rank), range(_PARTIES))
-    runtimes = _in_threads(lambda link: spu.Runtime(link, config), links)
-    io = spu.Io(_PARTIES, config)
+    config = runtime_config_dict("semi2k", numeric, beaver=recorder.beaver_config())
+    parties = PartiesHere(_PARTIES, config, link_id)
     for dtype, shape in set(alike.values()):
-        shares = io.make_shares(np.zeros(shape, dtype), spu.Visibility.VIS_SECRET)
-        for runtime, share in zip(runtimes, shares, strict=True):
-            runtime.set_var(_zeros_name(dtype, shape), share)
-    _in_threads(lambda runtime: runtime.run(executable), runtimes)
+        parties.share(_zeros_name(dtype, shape), np.zeros(shape, dtype))
+    parties.run(executable)
 
 
 def _zeros_name(dtype: str, shape: Sequence[int]) -> str:
     return f"{dtype}{list(shape)}"
-
-
-def _in_threads(call: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:
-    """What parties do at the same time, waiting for each other: one result each, or the first error."""
-    with ThreadPoolExecutor(len(arguments)) as pool:
-        return list(pool.map(call, arguments))
 
 
 if __name__ == "__main__":
