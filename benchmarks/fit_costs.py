@@ -23,8 +23,8 @@ from secure_runner.testing import simulate_function
 
 SIZES = {"semi2k": (64, 1024), "aby3": (1024,), "cheetah": (64, 4096)}
 """Two, for the constant of a call, but where it drowns: who sends in ABY3 is drawn. CHEETAH makes triples for
-4096 multiplications at a time: so many show what they cost on average, and few the messages of a call. With a
-factor that stays with its owner it multiplies up to 8192 numbers at once: there bytes are of a call."""
+4096 multiplications at a time, so many show what they cost on average; squares, and products with a factor
+that stays with its owner, take ciphertexts of their own, up to 8192 numbers in each."""
 REPEATS = 16
 ONE_WORKER = {"max_concurrency": 1}
 """Several of them say the same in more messages, side by side."""
@@ -145,8 +145,8 @@ def _line(function: Function, protocol: str, owned: int = 0) -> tuple[float, ...
     sizes = SIZES[protocol]
     costs = [_cost(function, [draw(n), draw(n)], protocol, owned) for n in sizes]
     first, last = costs[0], costs[-1]
-    if len(sizes) == 1 or (protocol == "cheetah" and not owned):
-        return 0.0, last[0] / sizes[-1], first[1]
+    if len(sizes) == 1:
+        return 0.0, last[0] / sizes[0], first[1]
     slope = max(last[0] - first[0], 0) / (sizes[1] - sizes[0])
     return max(first[0] - slope * sizes[0], 0), slope, first[1]
 
