@@ -8,7 +8,7 @@ import spu
 
 from secure_runner.errors import ProgramError
 from secure_runner.party.params_file import ParamsFile
-from secure_runner.party.pieces import Piece, in_groups, joined
+from secure_runner.party.pieces import PIECE_BYTES, Assembly, Piece, in_groups, joined
 from secure_runner.programs.manifest import NumericSpec, TensorSpec
 from secure_runner.protocols import PROTOCOLS
 from secure_runner.spu_config import make_runtime_config, sharing_config_dict
@@ -60,6 +60,45 @@ def test_shares_of_pieces_are_a_share_of_the_whole(protocol, dtype, tmp_path):
         found = np.asarray(io.reconstruct(whole))
         assert found.shape == value.shape
         np.testing.assert_array_equal(found.astype(dtype), value)
+
+
+def test_params_are_whole_as_soon_as_their_last_piece_is_there():
+    """A large one between two small ones, whose neighbours travel with its first and last pieces."""
+    count = PIECE_BYTES // 4 + 1000
+    values = {"p0": np.zeros(3), "p1": np.random.default_rng(0).normal(size=count), "p2": np.ones(2)}
+    params, io = _params(3, count, 2), _io()
+    parties, found = [Assembly(params), Assembly(params)], []
+    for group in in_groups(params, PIECE_BYTES):
+        pieces = {piece.key: values[piece.name][piece.start : piece.stop] for piece in group}
+        shares = {key: io.make_shares(value, spu.Visibility.VIS_SECRET) for key, value in pieces.items()}
+        found.append(
+            [
+                dict(party.add({key: by_rank[rank] for key, by_rank in reversed(shares.items())}))
+                for rank, party in enumerate(parties)
+            ]
+        )
+    assert [list(group[0]) for group in found] == [["p0"], [], ["p1", "p2"]]
+    for group in found:
+        for name in group[0]:
+            whole = np.asarray(io.reconstruct([by_name[name] for by_name in group]))
+            np.testing.assert_allclose(whole, values[name], atol=1e-5)
+
+
+def test_shares_of_another_group_are_refused():
+    """They would end up in another param."""
+    params, io = _params(3), _io()
+    (share, _) = io.make_shares(np.zeros(3), spu.Visibility.VIS_SECRET)
+    assembly = Assembly(params)
+    with pytest.raises(ValueError, match="other pieces"):
+        list(assembly.add({"p1": share}))
+    assembly = Assembly(params)
+    assert [name for name, _ in assembly.add({"p0": share})] == ["p0"]
+    with pytest.raises(ValueError, match="other pieces"):
+        list(assembly.add({"p0": share}))
+
+
+def _io() -> spu.Io:
+    return spu.Io(2, make_runtime_config(sharing_config_dict("semi2k", NumericSpec())))
 
 
 def _read(path, *params: TensorSpec) -> dict[str, np.ndarray]:
