@@ -18,21 +18,26 @@ __all__ = ["outcomes_table", "records", "recoveries_table", "trends_table"]
 SUITE = "chaos"
 
 
-def outcomes_table(outcomes: Sequence[Outcome]) -> Table:
-    """What clients saw, and what was left at the end."""
-    table = Table(title="Every request of every client")
-    names = ("part", "faults", "right", "wrong", "hangs", *CLEAN, "lost", "other", "orphans", "ports left")
-    for name in names:
+def outcomes_table(outcomes: Sequence[Outcome], trends: Sequence[Trend]) -> Table:
+    """What clients saw, how soon, what was left at the end, and the largest growth of a process."""
+    table = Table(title="Every request of every client; seconds to recover; growth over the soak")
+    names = ("part", "faults", "right", "wrong", "hangs", *CLEAN, "lost", "other", "orphans", "ports")
+    for name in (*names, "p50", "p95", "longest", "memory", "files"):
         table.add_column(name, justify="left" if name == "part" else "right")
     for outcome in outcomes:
         left = outcome.leftovers
         numbers = [outcome.counts[what] for what in ("right", "wrong", "hang", *CLEAN, "lost")]
+        recoveries = [r.after_s for r in outcome.recoveries if r.after_s is not None]
+        soaked = [t for t in trends if outcome.name == f"soak {t.protocol}"]
         table.add_row(
             outcome.name,
             str(len(outcome.recoveries)),
             *map(str, [*numbers, outcome.other]),
             "?" if left is None else str(len(left.orphans)),
             "?" if left is None else str(len(left.ports)),
+            *_quantiles(recoveries),
+            f"{max(trend.growth for trend in soaked):+.1%}" if soaked else "–",
+            f"{max(trend.late_files - trend.early_files for trend in soaked):+.0f}" if soaked else "–",
         )
     return table
 
@@ -73,7 +78,7 @@ def trends_table(trends: Sequence[Trend]) -> Table:
         table.add_column(name, justify="left" if name == "process" else "right")
     for trend in trends:
         table.add_row(
-            trend.role,
+            f"{trend.protocol}, {trend.role}",
             f"{trend.early_mb:.1f}",
             f"{trend.late_mb:.1f}",
             f"{trend.growth:+.1%}",
@@ -101,7 +106,7 @@ def records(
         )
     if trends:
         worst = max(trends, key=lambda trend: trend.growth)
-        growth = {trend.role: round(trend.growth, 4) for trend in trends}
+        growth = {f"{trend.protocol}, {trend.role}": round(trend.growth, 4) for trend in trends}
         found.append(_record("soak_memory_growth", outcomes[0], worst.growth, "", len(trends), growth=growth))
     return found
 

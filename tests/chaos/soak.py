@@ -28,6 +28,7 @@ _ALLOWED_SHARE = 0.05
 class Trend:
     """One process: medians of the stretch after settling, and of the last one."""
 
+    protocol: str
     role: str
     early_mb: float
     late_mb: float
@@ -52,7 +53,7 @@ class _Sample:
 
 
 def soak(
-    target: Target, load: Load, *, requests: int, seconds: float, say: Callable[[str], None]
+    target: Target, load: Load, protocol: str, *, requests: int, seconds: float, say: Callable[[str], None]
 ) -> list[Trend]:
     """Let the load run for so many requests or seconds, whichever is over first."""
     samples: dict[tuple[str, int], list[_Sample]] = {}
@@ -63,8 +64,11 @@ def soak(
             for process in processes:
                 _sample(role, process, samples)
     done = len(load.events) - before
-    say(f"  {done} requests in {time.monotonic() - began_s:.0f} s")
-    return [_trend(role, found) for (role, _), found in samples.items() if len(found) >= 10]
+    say(
+        f"  {done} requests in {time.monotonic() - began_s:.0f} s: "
+        f"as many as in an hour of {done / 3600:.1f} a second"
+    )
+    return [_trend(protocol, role, found) for (role, _), found in samples.items() if len(found) >= 10]
 
 
 def _sample(role: str, process: psutil.Process, samples: dict[tuple[str, int], list[_Sample]]) -> None:
@@ -81,11 +85,12 @@ def _memory_mb(pid: int) -> float:
     return sum(kilobytes.get(name, 0) for name in ("RssAnon:", "RssShmem:", "VmSwap:")) * 1024 / 1e6
 
 
-def _trend(role: str, samples: list[_Sample]) -> Trend:
+def _trend(protocol: str, role: str, samples: list[_Sample]) -> Trend:
     settled = samples[int(_SETTLED_SHARE * len(samples)) :]
     third = max(1, len(settled) // 3)
     early, late = settled[:third], settled[-third:]
     return Trend(
+        protocol,
         role,
         statistics.median(s.memory_mb for s in early),
         statistics.median(s.memory_mb for s in late),

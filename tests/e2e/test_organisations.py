@@ -6,10 +6,12 @@ import itertools
 import json
 import re
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +68,40 @@ def test_the_model_owner_refuses_predictions_and_says_why(followed: Followed) ->
     error = json.loads(followed.printed["alice"][-1])["error"]
     assert error["code"] == "wrong_party"
     assert "data owner" in error["message"]
+
+
+def test_who_answers_no_predictions_answers_none_whatever_is_asked(followed: Followed, tried: Any) -> None:
+    """Alice's, Carol's and Dora's services, on every path, BentoML's own too: no prediction, weight or 5xx.
+
+    And no batch: nobody can spend what Alice allows Bob through them.
+    """
+    batches = computed_rows(followed)
+    for name, party in followed.parties.items():
+        if name == "bob":
+            continue
+        command = [sys.executable, str(Path(__file__).with_name("try_surface.py")), party.url]
+        done = subprocess.run(
+            followed.network.command(name, *command), capture_output=True, text=True, check=True
+        )
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+        assert any(what.startswith("GET /livez") and status == 200 for what, status, _ in answers)
+        for what, status, text in answers:
+            tried.status("HTTP of parties that answer no predictions", status or 400)
+            assert status < 500, (name, what, text)
+            assert '"outputs":' not in text or "/manifest" in what, (name, what)
+            assert not (status == 200 and what.startswith(("POST", "PUT"))), (name, what, text)
+            for weight in (w for matrix in followed.weights for w in matrix.ravel()[:4]):
+                assert f"{weight:.5f}"[:-1] not in text, (name, what)
+    assert computed_rows(followed) == batches
+    assert followed.predict([_FEATURES])[0] == 200
+
+
+def computed_rows(followed: Followed) -> str:
+    """What Alice's metrics say of rows computed, warm-ups included."""
+    _, text = followed.parties["alice"].request("GET", "/metrics")
+    return "\n".join(
+        line for line in text.splitlines() if line.startswith("secure_runner_computed_rows_total")
+    )
 
 
 def test_without_a_token_nothing_is_predicted(followed: Followed) -> None:
