@@ -21,7 +21,7 @@ import numpy.typing as npt
 from benchmarks.dealer_models import DealtModel, dealt_models
 from benchmarks.dealer_soak import soak
 from benchmarks.dealt_parties import configs, record, register, relayed
-from benchmarks.relay import DelayRelay
+from benchmarks.relay import Relay, on_loopback
 from benchmarks.spu_parties import SpuParties, compile_function, free_ports
 from secure_runner.dealer import DealerConfig, DealerLimits, DealerProcess
 
@@ -148,9 +148,9 @@ def compare_distance(way_ms: float) -> dict[str, Any]:
     with (
         SpuParties(2) as parties,
         DealerProcess(_UNWATCHED) as dealer,
-        DelayRelay({port: int(dealer.address.rpartition(":")[2])}) as line,
+        Relay(on_loopback({port: int(dealer.address.rpartition(":")[2])})) as line,
     ):
-        line.delay(way_ms)
+        line.set_round_trip(2 * way_ms / 1000)
         for kind in ("direct", "relayed"):
             grants = register(far, dealer.public_key, kind, transcript, adjust_rank=0)
             relays = relayed(far, dealer.public_key, grants[0], transcript) if kind == "relayed" else None

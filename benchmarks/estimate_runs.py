@@ -140,11 +140,12 @@ class Runs:
         relay = self._far.relay
         assert relay is not None
         run(self._far, 1)
-        before = relay.delay(0)
+        before = sum(relay.carried_bytes().values())
         relayed = run(self._far, 2)
-        carried = relay.delay(ROUND_TRIP_MS / 2) - before
+        carried = sum(relay.carried_bytes().values()) - before
+        relay.set_round_trip(ROUND_TRIP_MS / 1000)
         delayed = run(self._far, 2)
-        relay.delay(0)
+        relay.set_round_trip(0)
         return EstimateRun(
             model=model,
             protocol=self.name,
@@ -161,9 +162,9 @@ class Runs:
         assert self._far.relay is not None
         run = self._program(converted, rows)
         run(self._far, 1)
-        self._far.relay.delay(round_trip_ms / 2)
+        self._far.relay.set_round_trip(round_trip_ms / 1000)
         taken = run(self._far, times)
-        self._far.relay.delay(0)
+        self._far.relay.set_round_trip(0)
         return float(np.median(taken))
 
     def close(self) -> None:

@@ -1,117 +1,164 @@
-"""A network between processes of one machine: TCP relays that pass everything on after a delay.
+"""A long line: TCP connections are passed on, each byte a fixed time later, in order and at full rate.
 
-``python -m benchmarks.relay LISTEN:TARGET…`` reads one-way delays in milliseconds, one a line, from standard
-input, and answers each with the bytes that it has carried. What is on its way keeps the delay that it entered
-with. Bandwidth is not limited.
+The kernel's own delay (netem) is missing on many machines. Tests use it too. ``python relay.py``
+reads one JSON object a line from standard input and answers each: first the lines, then new delays. It ends
+with its standard input.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import subprocess
 import sys
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["DelayRelay"]
+__all__ = ["Line", "Relay", "on_loopback"]
 
-_CHUNK = 1 << 18
+_LOOPBACK = "127.0.0.1"
+_PIECE_BYTES = 1 << 18
+_UNDER_WAY = 1 << 10
+"""Pieces of one direction that are under way at most."""
 
 
-class DelayRelay:
-    """A process with a relay for each port."""
+@dataclass(frozen=True)
+class Line:
+    """Where connections come in, and where they go on to."""
 
-    def __init__(self, targets: Mapping[int, int]) -> None:
-        """Listen on each key of ``targets`` and connect to the port that it stands for, all on loopback."""
-        pairs = [f"{listen}:{target}" for listen, target in targets.items()]
+    host: str
+    port: int
+    to_host: str
+    to_port: int
+
+
+class Relay:
+    """The relay's process, seen from who started it.
+
+    Args:
+        lines: what it passes on.
+        prefix: command that runs another on the relay's host.
+    """
+
+    def __init__(self, lines: Sequence[Line], prefix: Sequence[str] = ()) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.relay", *pairs],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            [*prefix, sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.delay(0.0)
+        self._lines = lines
+        self._ask({"lines": [[line.host, line.port, line.to_host, line.to_port] for line in lines]})
 
-    def delay(self, one_way_ms: float) -> int:
-        """Hold everything for so long from now on; a round trip takes twice that.
+    def set_round_trip(self, round_trip_s: float) -> None:
+        """How long a byte and its answer are under way from now on, in seconds."""
+        self._ask({"delay_s": round_trip_s / 2})
 
-        Returns:
-            Bytes carried so far, in all directions together.
-        """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{one_way_ms}\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError("the relay ended")
-        return int(answer)
+    def carried_bytes(self) -> dict[Line, int]:
+        """Line → bytes that have crossed it, both ways together."""
+        return dict(zip(self._lines, self._ask({})["bytes"], strict=True))
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.wait()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
 
-    def __enter__(self) -> DelayRelay:
-        return self
+    def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+
+def on_loopback(targets: Mapping[int, int]) -> list[Line]:
+    """Lines of this machine: port that is listened on → port that it stands for."""
+    return [Line(_LOOPBACK, port, _LOOPBACK, target) for port, target in targets.items()]
 
 
-class _Relays:
+class _Lines:
+    """All lines, in the relay's process."""
+
     def __init__(self) -> None:
-        self._delay_s = 0.0
-        self._carried = 0
+        self.delay_s = 0.0
+        self.carried: list[int] = []
+        self._servers: list[asyncio.AbstractServer] = []
 
-    async def run(self, pairs: Mapping[int, int]) -> None:
-        for listen, target in pairs.items():
-            await asyncio.start_server(lambda r, w, t=target: self._connect(r, w, t), "127.0.0.1", listen)
-        lines = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
-        )
-        while line := await lines.readline():
-            self._delay_s = float(line) / 1000
-            print(self._carried, flush=True)
+    async def listen(self, host: str, port: int, to_host: str, to_port: int) -> None:
+        index = len(self.carried)
+        self.carried.append(0)
 
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: int) -> None:
-        try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target)
-        except OSError:  # the party is not up yet: its peer tries again
-            writer.close()
-            return
-        await asyncio.gather(self._pass(reader, far_writer), self._pass(far_reader, writer))
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers = [writer]
+            try:
+                onward_reader, onward_writer = await asyncio.open_connection(to_host, to_port)
+                writers.append(onward_writer)
+                ways = (reader, onward_writer), (onward_reader, writer)
+                await asyncio.gather(*(self._carry(index, *way) for way in ways))
+            except OSError:
+                # Nobody listens there, or one end is gone: so much is told to the other.
+                for each in writers:
+                    each.transport.abort()
+            finally:
+                for each in writers:
+                    each.close()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """In order, each chunk when its time has come; reading never waits for writing."""
-        queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        self._servers.append(await asyncio.start_server(accept, host, port, backlog=1024))
+
+    async def _carry(self, index: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass on one direction until its end, which arrives as late as everything else."""
         loop = asyncio.get_running_loop()
+        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_UNDER_WAY)
 
-        async def write() -> None:
+        async def arrive() -> None:
             while True:
-                due_s, data = await queue.get()
+                due_s, piece = await under_way.get()
                 if (wait_s := due_s - loop.time()) > 0:
                     await asyncio.sleep(wait_s)
-                if not data:
+                if not piece:
                     break
-                writer.write(data)
-            with contextlib.suppress(OSError):
-                writer.close()
+                writer.write(piece)
+                await writer.drain()
+            if not writer.transport.is_closing() and writer.can_write_eof():
+                writer.write_eof()
 
-        writing = asyncio.create_task(write())
-        with contextlib.suppress(OSError):
-            while data := await reader.read(_CHUNK):
-                self._carried += len(data)
-                queue.put_nowait((loop.time() + self._delay_s, data))
-        queue.put_nowait((loop.time() + self._delay_s, b""))
-        await writing
+        arriving = asyncio.create_task(arrive())
+        try:
+            piece = b"-"
+            while piece and not arriving.done():
+                with contextlib.suppress(ConnectionError):
+                    piece = b""
+                    piece = await reader.read(_PIECE_BYTES)
+                self.carried[index] += len(piece)
+                await under_way.put((loop.time() + self.delay_s, piece))
+            await arriving
+        finally:
+            arriving.cancel()
+
+
+async def main() -> None:
+    """Answer commands until standard input ends."""
+    lines = _Lines()
+    while command := await asyncio.to_thread(sys.stdin.readline):
+        asked = json.loads(command)
+        for line in asked.get("lines", []):
+            await lines.listen(*line)
+        lines.delay_s = asked.get("delay_s", lines.delay_s)
+        sys.stdout.write(json.dumps({"bytes": lines.carried}) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    asyncio.run(
-        _Relays().run({int(l): int(t) for l, t in (pair.split(":") for pair in sys.argv[1:])})  # noqa: E741
-    )
+    import uvloop
+
+    uvloop.install()
+    asyncio.run(main())

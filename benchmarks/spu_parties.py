@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.relay import DelayRelay
+from benchmarks import relay
 from secure_runner.dealer import DealerClient, Relay, Transcript
 
 __all__ = ["PartyError", "RelayedJob", "SpuParties", "compile_function", "free_ports", "runtime_config"]
@@ -93,7 +93,7 @@ class SpuParties:
         context = mp.get_context("spawn")
         ports = free_ports(2 * count if relayed else count)
         own, seen = ports[:count], ports[-count:]
-        self.relay = DelayRelay(dict(zip(seen, own, strict=True))) if relayed else None
+        self.relay = relay.Relay(relay.on_loopback(dict(zip(seen, own, strict=True)))) if relayed else None
         self._pipes: list[Connection] = []
         self.processes = []
         for rank in range(count):

@@ -217,6 +217,44 @@ def _perceptron(params: Any, x: Any) -> tuple[Any]:
     return (jax.nn.sigmoid(hidden @ params["out/kernel"] + params["out/bias"]),)
 
 
+class Load:
+    """Requests one after the other from several clients, while it is open; every outcome is kept."""
+
+    _PAUSE_S = 0.05
+    _ATOL = 1e-3
+
+    def __init__(self, deployed: Deployed, model: SmallModel, clients: int = 4) -> None:
+        self.right = self.wrong = 0
+        self.errors: list[Exception] = []
+        self._deployed, self._model = deployed, model
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(clients)]
+
+    def _ask(self, number: int) -> None:
+        draw = np.random.default_rng(number)
+        while not self._over.is_set():
+            rows = self._model.rows[draw.integers(0, 64, size=draw.integers(1, 12))]
+            try:
+                answer = self._deployed.predict(rows)
+            except Exception as error:
+                self.errors.append(error)
+                time.sleep(self._PAUSE_S)
+                continue
+            expected = self._model.expected(rows)
+            right = answer.shape == expected.shape and np.allclose(answer, expected, rtol=0, atol=self._ATOL)
+            self.right, self.wrong = self.right + right, self.wrong + (not right)
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
 class Deployed:
     """A deployment in an event loop of its own, for tests that are not asynchronous themselves.
 
@@ -250,6 +288,10 @@ class Deployed:
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Ask for predictions and wait."""
         return self.submit(rows).result(120)["y"]
+
+    def load(self, model: SmallModel) -> Load:
+        """Clients that ask as long as the context is open."""
+        return Load(self, model)
 
     @property
     def ready(self) -> bool:

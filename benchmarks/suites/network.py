@@ -23,6 +23,7 @@ import yaml
 
 from benchmarks.load import Load
 from benchmarks.records import Record
+from benchmarks.relay import Line, Relay
 from benchmarks.workbench import Workbench
 from secure_runner.config import Cluster
 from secure_runner.protocols import ProtocolName
@@ -30,7 +31,6 @@ from secure_runner.protocols import ProtocolName
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "e2e"))
 from deploy_page import Block, Followed
 from organisations import Network, can_make_hosts
-from relay import Line, Relay
 
 __all__ = ["run"]
 

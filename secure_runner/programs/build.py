@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from secure_runner.errors import ProgramError
 from secure_runner.programs.compiler import compile_ladder
-from secure_runner.programs.estimate import Estimate, Network, estimate
+from secure_runner.programs.estimate import Estimate, Network, estimate_lowered
 from secure_runner.programs.leaks import check_no_leak
 from secure_runner.programs.lowering import Lowered, lower
 from secure_runner.programs.manifest import (
@@ -80,8 +80,8 @@ def build_program(
     private_inputs = tuple(_tensor(tensor) for tensor in model.private_inputs)
     ladder = [lower(model.private_predict, params, private_inputs, size) for size in sizes]
     executables = _compile(model, ladder)
-    priced = sizes if PROTOCOLS[protocol].homomorphic_products else sizes[:1]
-    estimates = {size: estimate(model, protocol=protocol, batch_size=size) for size in priced}
+    priced = ladder if PROTOCOLS[protocol].homomorphic_products else ladder[:1]
+    estimates = {lowered.batch_size: estimate_lowered(lowered, protocol=protocol) for lowered in priced}
     transcripts: dict[int, bytes] = {}
     with ThreadPoolExecutor(1) as beside:  # each waits for a process of its own
         checked: Future[None] | None = None

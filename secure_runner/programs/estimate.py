@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from secure_runner.programs.ciphertexts import Ciphertexts, ciphertexts
 from secure_runner.programs.cost_table import COSTS
-from secure_runner.programs.hlo import HloModule, Visibility, read_hlo
-from secure_runner.programs.lowering import lower
+from secure_runner.programs.hlo import Visibility, read_hlo
+from secure_runner.programs.lowering import Lowered, lower
 from secure_runner.programs.manifest import TensorSpec
+from secure_runner.programs.names import is_param
 from secure_runner.programs.pricing import Price, prices
 from secure_runner.programs.time_table import TIMES
 from secure_runner.protocols import PROTOCOLS, ProtocolName
@@ -24,7 +25,7 @@ from secure_runner.protocols import PROTOCOLS, ProtocolName
 if TYPE_CHECKING:
     from converters import ConvertedModel
 
-__all__ = ["FRAME_BYTES", "LAN", "WAN", "Estimate", "Network", "OpEstimate", "estimate"]
+__all__ = ["FRAME_BYTES", "LAN", "WAN", "Estimate", "Network", "OpEstimate", "estimate", "estimate_lowered"]
 
 FRAME_BYTES = 125
 """What a link adds to each message."""
@@ -149,10 +150,17 @@ def estimate(model: ConvertedModel, *, protocol: ProtocolName, batch_size: int =
     Raises:
         ProgramError: the model cannot be lowered.
     """
+    params = _specs([(name, value.dtype.name, value.shape) for name, value in sorted(model.params.items())])
+    inputs = _specs([(spec.name, str(spec.dtype), tuple(spec.shape)) for spec in model.private_inputs])
+    return estimate_lowered(lower(model.private_predict, params, inputs, batch_size), protocol=protocol)
+
+
+def estimate_lowered(lowered: Lowered, *, protocol: ProtocolName) -> Estimate:
+    """Price one batch size of a program, as `estimate` does."""
     found: dict[str, list[Price]] = {}
     unpriced: list[str] = []
-    module, arguments = _module(model, protocol, batch_size)
-    for use in module.uses(arguments):
+    module = read_hlo(lowered.hlo)
+    for use in module.uses(_holders(lowered, protocol)):
         if not use.needs_parties:
             continue
         priced = prices(use, module)
@@ -165,21 +173,18 @@ def estimate(model: ConvertedModel, *, protocol: ProtocolName, batch_size: int =
     for packed in (True, False) if PROTOCOLS[protocol].homomorphic_products else (True,):
         ops = [_priced(kind, rows, protocol, packed) for kind, rows in found.items()]
         ranked = sorted(ops, key=lambda op: (-op.sent_bytes, -op.messages, op.kind))
-        ways.append(Estimate(protocol, batch_size, tuple(ranked), tuple(sorted(set(unpriced))), packed))
+        ways.append(
+            Estimate(protocol, lowered.batch_size, tuple(ranked), tuple(sorted(set(unpriced))), packed)
+        )
     return min(ways, key=lambda way: way.seconds(LAN))
 
 
-def _module(
-    model: ConvertedModel, name: ProtocolName, batch_size: int
-) -> tuple[HloModule, Sequence[Visibility]]:
-    """The lowered program, and who holds its arguments."""
-    params = _specs([(name, value.dtype.name, value.shape) for name, value in sorted(model.params.items())])
-    inputs = _specs([(spec.name, str(spec.dtype), tuple(spec.shape)) for spec in model.private_inputs])
-    lowered = lower(model.private_predict, params, inputs, batch_size)
-    arguments = [Visibility.SHARED] * len(lowered.input_names)
-    if PROTOCOLS[name].inputs_stay_with_owner:
-        arguments = [Visibility.MODEL_OWNER] * len(params) + [Visibility.DATA_OWNER] * len(inputs)
-    return read_hlo(lowered.hlo), arguments
+def _holders(lowered: Lowered, name: ProtocolName) -> list[Visibility]:
+    """Who holds each argument: its owner, or all parties as shares."""
+    if not PROTOCOLS[name].inputs_stay_with_owner:
+        return [Visibility.SHARED] * len(lowered.input_names)
+    owners = {True: Visibility.MODEL_OWNER, False: Visibility.DATA_OWNER}
+    return [owners[is_param(argument)] for argument in lowered.input_names]
 
 
 def _specs(tensors: Sequence[tuple[str, str, tuple[int | None, ...]]]) -> list[TensorSpec]:

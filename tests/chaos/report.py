@@ -23,7 +23,7 @@ def outcomes_table(outcomes: Sequence[Outcome], trends: Sequence[Trend]) -> Tabl
     table = Table(title="Every request of every client; seconds to recover; growth over the soak")
     names = ("part", "faults", "right", "wrong", "hangs", *CLEAN, "lost", "other", "orphans", "ports")
     for name in (*names, "p50", "p95", "longest", "memory", "files"):
-        table.add_column(name, justify="left" if name == "part" else "right")
+        table.add_column(name, justify="left" if name == "part" else "right", no_wrap=True)
     for outcome in outcomes:
         left = outcome.leftovers
         numbers = [outcome.counts[what] for what in ("right", "wrong", "hang", *CLEAN, "lost")]

@@ -1,7 +1,7 @@
 """Asks everything of a service that answers no predictions: ``python try_surface.py URL``.
 
-Prints one JSON list ``[what, status, text]`` a line. Paths are those that the service's own documents name,
-those of BentoML's servers, runners and tasks, and those of a data owner's service.
+Prints one JSON list ``[what, status, text]`` a line. Paths are those that BentoML says the service has, those
+of BentoML's servers, runners and tasks, and those of a data owner's service.
 """
 
 from __future__ import annotations
@@ -65,9 +65,8 @@ _HEADERS = {
 
 def paths(client: httpx.Client) -> list[str]:
     """Every path to try, in order, once."""
-    named = list(client.get("/docs.json").json()["paths"])
     schema = client.get("/schema.json").json()
-    named += [*schema.get("paths", {}), *(route["route"] for route in schema["routes"])]
+    named = [*schema["paths"], *(route["route"] for route in schema["routes"])]
     return list(dict.fromkeys([*_BENTOML, *_ASTRAY, *(path for path in named if path.startswith("/"))]))
 
 

@@ -4,46 +4,10 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
-from collections import Counter
 
-import numpy as np
 import pytest
 
-ATOL = 1e-2
 PARTIES = ("model-owner", "data-owner")
-
-
-class Clients:
-    """Requests one after the other from several clients; every outcome is counted."""
-
-    def __init__(self, deployed, small_model, clients=4):
-        self._over = threading.Event()
-        self.outcomes: Counter[str] = Counter()
-        self._deployed, self._model = deployed, small_model
-        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(clients)]
-
-    def _ask(self, number):
-        draw = np.random.default_rng(number)
-        while not self._over.is_set():
-            rows = self._model.rows[draw.integers(0, 64, size=draw.integers(1, 12))]
-            try:
-                answer = self._deployed.predict(rows)
-            except Exception as error:
-                self.outcomes[f"{type(error).__name__}: {error}"] += 1
-                continue
-            right = np.allclose(answer, self._model.expected(rows), rtol=0, atol=ATOL)
-            self.outcomes["right" if right else "wrong"] += 1
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def _certificates_in_use(made, party, viewer):
@@ -73,16 +37,17 @@ def test_a_replaced_certificate_costs_no_request(tls_pair, small_model, party):
     viewer = next(other for other in PARTIES if other != party)
     before = _certificates_in_use(made, party, viewer)
     epoch, processes = data_owner.epoch, data_owner.processes
-    with Clients(data_owner, small_model) as clients:
-        data_owner.wait_until(lambda: clients.outcomes["right"] > 20, 60)
+    with data_owner.load(small_model) as load:
+        data_owner.wait_until(lambda: load.right > 20, 60)
         made.issue(party)
         new = ssl.PEM_cert_to_DER_cert(_first_certificate((made.directory / f"{party}.pem").read_text()))
         data_owner.wait_until(lambda: data_owner.epoch > epoch, 60)
         data_owner.wait_until(lambda: _certificates_in_use(made, party, viewer) == {new}, 60)
-        served = clients.outcomes["right"]
-        data_owner.wait_until(lambda: clients.outcomes["right"] > served + 20, 60)
+        served = load.right
+        data_owner.wait_until(lambda: load.right > served + 20, 60)
     assert new not in before
-    assert set(clients.outcomes) == {"right"}
+    assert load.wrong == 0
+    assert load.errors == []
     assert not set(processes.values()) & set(data_owner.processes.values())
 
 

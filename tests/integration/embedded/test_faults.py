@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import threading
 import time
 
 import numpy as np
@@ -23,44 +22,6 @@ NOTICED_S = 10.0
 @pytest.fixture(scope="module")
 def deployed(deploy):
     return deploy(protocol="aby3")
-
-
-class Load:
-    """Requests one after the other from several clients; every outcome is kept."""
-
-    def __init__(self, deployed, small_model, clients: int = 4) -> None:
-        self._deployed = deployed
-        self._model = small_model
-        self._over = threading.Event()
-        self.right = 0
-        self.errors: list[Exception] = []
-        self.largest_error = 0.0
-        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(clients)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self, number: int) -> None:
-        draw = np.random.default_rng(number)
-        while not self._over.is_set():
-            rows = self._model.rows[draw.integers(0, 64, size=draw.integers(1, 12))]
-            try:
-                answer = self._deployed.predict(rows)
-            except Exception as error:
-                self.errors.append(error)
-                time.sleep(0.05)
-                continue
-            assert answer.shape == (len(rows), 2)
-            error = np.abs(answer - self._model.expected(rows)).max()
-            self.largest_error = max(self.largest_error, float(error))
-            self.right += error <= ATOL
 
 
 def _processes_of(party: str) -> list[psutil.Process]:
@@ -83,7 +44,7 @@ def test_a_killed_party_ends_the_session_and_the_next_one_serves(deployed, small
     deployed.wait_ready()
     before, epoch = deployed.processes, deployed.epoch
     assert set(before) == set(PARTIES)
-    with Load(deployed, small_model) as load:
+    with deployed.load(small_model) as load:
         deployed.wait_until(lambda: load.right > 5, 60)
         many = np.tile(small_model.rows, (8, 1))
         in_flight = deployed.submit(many)
@@ -98,7 +59,7 @@ def test_a_killed_party_ends_the_session_and_the_next_one_serves(deployed, small
     np.testing.assert_allclose(answer, small_model.expected(many), rtol=0, atol=ATOL)
     assert deployed.epoch > epoch
     assert not set(before.values()) & set(deployed.processes.values())
-    assert load.largest_error <= ATOL
+    assert load.wrong == 0
     assert all(isinstance(error, UnavailableError) for error in load.errors), load.errors
 
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
+from benchmarks.relay import Line, Relay
 from secure_runner.cli.doctor import examine
 from secure_runner.config import Cluster, PartySettings, embedded_cluster
 from secure_runner.config.party import VARIABLES
 from secure_runner.sessions.keeper import PartyFiles
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "e2e"))
-from relay import Line, Relay
 
 pytestmark = pytest.mark.timeout(300)
 
