@@ -54,7 +54,7 @@ class Place:
 
 @click.command(help=__doc__)
 @click.option("--protocol", "protocols", multiple=True, type=click.Choice(PROTOCOL_NAMES))
-@click.option("--minutes", default=11.0, help="For faults and soak; builds, starts and late faults come on top.")
+@click.option("--minutes", default=11.0, help="For faults and soak; builds and starts come on top.")
 @click.option("--seed", default=None, type=int, help="Of moments and victims; new by default.")
 @click.option("--fault", "faults", multiple=True, type=click.Choice(list(FAULTS)), help="All by default.")
 @click.option("--clients", default=16)
