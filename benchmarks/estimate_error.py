@@ -14,16 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.estimate_runs import MODELS, EstimateRun, read_runs
-from secure_runner.programs.ciphertexts import Ciphertexts
 from secure_runner.programs.estimate import Estimate, Network, estimate
+from secure_runner.programs.time_table import TIMES, Times
 from secure_runner.protocols import PROTOCOLS
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "estimate.md"
 TABLE = ROOT / "secure_runner" / "programs" / "time_table.py"
 NOWHERE = Network("this machine", 0.0, float("inf"))
-_OF_ALL = 5
-"""Times that each protocol has, in the order of `Times`; those of homomorphic products follow the rounds."""
+_FITTED = ("run_s", "message_s", "byte_s", "product_s", "moved_s")
 Key = tuple[str, str, int]
 
 
@@ -37,35 +36,37 @@ def _estimates(runs: Sequence[EstimateRun]) -> dict[Key, Estimate]:
     }
 
 
-def _fit(runs: Sequence[EstimateRun], found: Mapping[Key, Estimate]) -> dict[str, list[float]]:
-    """The numbers of a `Times` for each protocol: least relative squares, none below 0."""
+def _fit(runs: Sequence[EstimateRun], found: Mapping[Key, Estimate]) -> dict[str, Times]:
+    """Times of each protocol: least relative squares, none below 0. Those of ciphertexts stay as they are:
+    served programs pack where it costs little, so their runs say nothing of the other way."""
     from scipy.optimize import nnls
 
     table = {}
     for protocol in dict.fromkeys(run.protocol for run in runs):
         mine = [run for run in runs if run.protocol == protocol]
         priced = [found[run.model, run.protocol, run.batch] for run in mine]
+        known = TIMES[protocol]._replace(**dict.fromkeys(_FITTED, 0.0))
         columns = np.array([_features(one) for one in priced], float)
         taken = np.array([run.run_ms / 1000 for run in mine])
-        weights, _ = nnls(columns / taken[:, None], np.ones(len(taken)))
+        rest = 1 - np.array([one.compute_s_at(known) for one in priced]) / taken
+        weights, _ = nnls(columns / taken[:, None], rest)
         messages = np.array([one.messages for one in priced], float)
         relative = messages / np.array([run.rounds for run in mine])
         share = float(relative.sum() / (relative**2).sum())
-        times = [float(f"{weight:.3g}") for weight in weights]
-        table[protocol] = [*times[:_OF_ALL], round(share, 3), *times[_OF_ALL:]]
+        times = (float(f"{weight:.3g}") for weight in weights)
+        table[protocol] = known._replace(**dict(zip(_FITTED, times, strict=True)), rounds=round(share, 3))
     return table
 
 
 def _features(priced: Estimate) -> tuple[float, ...]:
     products, moved = (sum(getattr(op, name) for op in priced.ops) for name in ("products", "moved"))
-    if not PROTOCOLS[priced.protocol].homomorphic_products:
-        return 1, priced.messages, priced.sent_bytes, products, moved, 0, 0, 0
-    found = sum((op.ciphertexts for op in priced.ops), Ciphertexts())
-    every = found.exchanged, found.multiplied, found.switches
-    return 1, priced.messages, priced.sent_bytes, 0, moved, *every
+    if PROTOCOLS[priced.protocol].homomorphic_products:
+        products = 0
+    return 1, priced.messages, priced.other_bytes, products, moved
 
 
-def _write_table(table: Mapping[str, Sequence[float]]) -> None:
+def write_times(table: Mapping[str, Times]) -> None:
+    """Replace the table of times."""
     head, _, _ = TABLE.read_text().partition("TIMES: ")
     rows = "\n".join(f'    "{name}": Times({", ".join(map(str, row))}),' for name, row in table.items())
     TABLE.write_text(f"{head}TIMES: dict[str, Times] = {{\n{rows}\n}}\n")
@@ -120,6 +121,7 @@ estimate for a network adds rounds and transfer. This page holds estimates again
 
 ```
 python benchmarks/fit_costs.py               # bytes and messages of each operation
+python -m benchmarks.packing --fit           # what ciphertexts take
 python -m benchmarks.estimate_runs           # the runs
 python -m benchmarks.estimate_error --fit    # what messages, bytes and products take
 python -m benchmarks.estimate_error          # this page
@@ -152,7 +154,7 @@ def main(words: Sequence[str]) -> None:
     runs = read_runs()
     found = _estimates(runs)
     if "--fit" in words:
-        _write_table(_fit(runs, found))
+        write_times(TIMES | _fit(runs, found))
         return  # what was imported has the table of before
     PAGE.write_text(_page(runs, found))
 

@@ -19,7 +19,7 @@ from secure_runner.programs.lowering import Lowered, lower
 from secure_runner.programs.manifest import TensorSpec
 from secure_runner.programs.names import is_param
 from secure_runner.programs.pricing import Price, prices
-from secure_runner.programs.time_table import TIMES
+from secure_runner.programs.time_table import TIMES, Times
 from secure_runner.protocols import PROTOCOLS, ProtocolName
 
 if TYPE_CHECKING:
@@ -83,6 +83,11 @@ class Estimate:
         return sum(op.sent_bytes for op in self.ops) + FRAME_BYTES * self.messages
 
     @property
+    def other_bytes(self) -> int:
+        """Those that are not in ciphertexts of matrix products, which have times of their own."""
+        return self.sent_bytes - sum(op.sent_bytes for op in self.ops if op.ciphertexts.exchanged)
+
+    @property
     def messages(self) -> int:
         """Messages that rank 0 sends; the ciphertexts of one product, which leave together, are one."""
         return sum(op.messages for op in self.ops)
@@ -95,11 +100,14 @@ class Estimate:
     @property
     def compute_s(self) -> float:
         """Time of one run with no network between, on the machine of the table."""
-        times = TIMES[self.protocol]
+        return self.compute_s_at(TIMES[self.protocol])
+
+    def compute_s_at(self, times: Times) -> float:
+        """The same with other times than those of the table."""
         return (
             times.run_s
             + times.message_s * self.messages
-            + times.byte_s * self.sent_bytes
+            + times.byte_s * self.other_bytes
             + times.product_s * sum(op.products for op in self.ops)
             + times.moved_s * sum(op.moved for op in self.ops)
             + times.exchanged_s * sum(op.ciphertexts.exchanged for op in self.ops)
