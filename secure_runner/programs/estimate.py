@@ -178,7 +178,8 @@ def estimate_lowered(lowered: Lowered, *, protocol: ProtocolName) -> Estimate:
         for price in priced:
             found.setdefault(price.kind, []).append(price)
     ways = []
-    for packed in (True, False) if PROTOCOLS[protocol].homomorphic_products else (True,):
+    # Unpacked where both are the same, as larger batches mostly are: a session then has one kind to set up.
+    for packed in (False, True) if PROTOCOLS[protocol].homomorphic_products else (True,):
         ops = [_priced(kind, rows, protocol, packed) for kind, rows in found.items()]
         ranked = sorted(ops, key=lambda op: (-op.sent_bytes, -op.messages, op.kind))
         ways.append(
