@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Sequence
 
 from secure_runner.config import SLOTS, Cluster
-from secure_runner.errors import SecureRunnerError
+from secure_runner.errors import SecureRunnerError, UnavailableError
 from secure_runner.sessions.lane import LaneState
 from secure_runner.sessions.limits import BatchLimits
 from secure_runner.sessions.member import Member, SessionOrder
@@ -133,13 +133,33 @@ class LaneLeader:
             relieves=relieves,
             terms=None if self._limits is None else self._limits.terms(),
         )
-        starts = asyncio.gather(*(member.start(order) for member in self._members))
         try:
-            await asyncio.wait_for(starts, self._cluster.timeouts.connect_timeout_s)
+            await asyncio.wait_for(self._all_started(order), self._cluster.timeouts.connect_timeout_s)
         except BaseException:
             await self._end(order)
             raise
         return order
+
+    async def _all_started(self, order: SessionOrder) -> None:
+        """Have all members join; one that is gone again before the last one serves ends it for all.
+
+        Those that wait for it in SPU would notice some seconds later.
+        """
+        starts = {asyncio.create_task(member.start(order)): member for member in self._members}
+        ends: dict[asyncio.Task[str], Member] = {}
+        try:
+            while starts:
+                done, _ = await asyncio.wait({*starts, *ends}, return_when=asyncio.FIRST_COMPLETED)
+                for over in [task for task in ends if task in done]:
+                    raise UnavailableError(f"{ends[over].party}: {over.result()}")
+                for start in [task for task in starts if task in done]:
+                    start.result()
+                    member = starts.pop(start)
+                    ends[asyncio.create_task(member.ended(order.epoch))] = member
+        finally:
+            for task in (*starts, *ends):
+                task.cancel()
+            await asyncio.gather(*starts, *ends, return_exceptions=True)
 
     def _take_over(self, session: SessionOrder) -> None:
         for member in self._members:

@@ -63,3 +63,30 @@ def test_a_lane_keeps_as_many_sessions_as_it_is_told(reserve: bool, formed: int)
         await asyncio.gather(leading, return_exceptions=True)
 
     asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_a_session_is_given_up_when_one_that_is_ready_is_gone() -> None:
+    """The other one may wait for it for seconds; the next session is not kept waiting for that."""
+    members = [Member("model-owner"), _Slow("data-owner")]
+
+    async def main() -> None:
+        leader = LaneLeader(embedded_cluster("cheetah"), members)
+        leading = asyncio.create_task(leader.run())
+        await asyncio.sleep(0.05)
+        assert set(members[0].parts) == {1}
+        members[0].parts[1].set_result("died")
+        while 2 not in members[0].parts:
+            await asyncio.sleep(0.01)
+        assert 1 not in members[1].parts
+        leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+class _Slow(Member):
+    """A party that never gets ready."""
+
+    async def start(self, order: SessionOrder) -> None:
+        await super().start(order)
+        await asyncio.Event().wait()
