@@ -111,7 +111,8 @@ class Timeouts(FrozenSettings):
     heartbeat_timeout_s: Seconds = 1.0
     """Silence after which another runner counts as dead."""
     freeze_timeout_s: Seconds = 2.5
-    """Silence after which a runner kills its own party process: it lives, but hangs or is swapped out."""
+    """Silence after which a runner kills its own party process, which hangs or is swapped out, and a party
+    gives up a session whose dealer hangs."""
     stopped_timeout_s: Seconds = 1.0
     """How long any process of a party may be stopped (SIGSTOP) before it is killed and replaced."""
     clock_difference_limit_s: Seconds = 5.0

@@ -83,7 +83,9 @@ class Dealing:
         )
         client = self._client()
         grant = client.register(registration, transcript)
-        watch = JobWatch(client, grant.handle, self._on_lost)
+        # A dealer that is only slow, computing large steps on busy cores, must not be taken for a dead one.
+        patience_s = self._spec.settings.cluster.timeouts.freeze_timeout_s
+        watch = JobWatch(client, grant.handle, self._on_lost, timeout_s=patience_s)
         watch.start()
         self._watches.append(watch)
         if self._spec.rank == _ADJUST_RANK:
