@@ -27,6 +27,8 @@ __all__ = ["PROTOCOL_NAMES", "Served", "Workbench"]
 _LANES_TIMEOUT_S = 180.0
 _SETTLE_TIMEOUT_S = 60.0
 PROTOCOL_NAMES: tuple[ProtocolName, ...] = ("aby3", "semi2k", "cheetah")
+_PROCESSES_A_PARTY = 4
+"""In session, in reserve, standing by, and standing by with the runner that does."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,17 @@ class Served:
         return sum(sum(process.cpu_times()[:2]) for process in processes)
 
     def settle(self) -> None:
-        """Wait until each party has a process that stands by, its imports done, and nothing computes.
+        """Wait until all processes that stand by have done their imports, and nothing computes.
 
         Raises:
             RuntimeError: that takes too long.
         """
         until = time.monotonic() + _SETTLE_TIMEOUT_S
         while time.monotonic() < until:
-            parties = [process for process in self.server.children(recursive=True) if _is_party(process)]
-            if len(parties) == 3 * len(self.parties().keys() - {"dealer"}) and _are_idle(parties):
+            processes = self.server.children(recursive=True)
+            parties = [process for process in processes if _is_party(process)]
+            wanted = _PROCESSES_A_PARTY * len(self.parties().keys() - {"dealer"})
+            if len(parties) == wanted and _are_idle(processes):
                 return
             time.sleep(0.2)
         raise RuntimeError(f"no warm standby processes after {_SETTLE_TIMEOUT_S:.0f} s")
