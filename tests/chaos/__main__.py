@@ -33,7 +33,7 @@ from benchmarks.models import NamedMlp, mlp  # noqa: E402
 from benchmarks.records import RESULTS, write_records  # noqa: E402
 from benchmarks.workbench import PROTOCOL_NAMES, Workbench  # noqa: E402
 
-console = Console(width=136)
+console = Console(width=170)
 
 _SOAK_REQUESTS = 60_000
 _LEAST_FAULTS = 12
