@@ -16,12 +16,28 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["LOCK_VARIABLE", "Turn", "install_supervisor", "stand_by"]
+import bentoml
+
+from secure_runner.lifetime import end_with_server
+
+__all__ = ["LOCK_VARIABLE", "SupervisedService", "Turn", "stand_by"]
 
 LOCK_VARIABLE = "_SECURE_RUNNER_WORKER_LOCK"
 """Path of the lock of a worker's service; set by :mod:`secure_runner.supervisor`, for its workers alone."""
 
 _log = logging.getLogger(__name__)
+
+
+class SupervisedService:
+    """Base class of services: their server looks after its workers closely (`secure_runner.supervisor`)."""
+
+    @bentoml.on_deployment
+    def supervise() -> None:
+        """In the server, before it starts its workers."""
+        # It imports what serves only the supervisor.
+        from secure_runner.supervisor import install
+
+        install()
 
 
 class Turn:
@@ -43,9 +59,12 @@ class Turn:
 async def stand_by(meanwhile: Callable[[], None] = lambda: None) -> Turn:
     """Wait until it is this worker's turn. Call from a worker's main thread, before it accepts requests.
 
+    However long that takes, and whatever comes after it, a worker of a server ends with its server.
+
     Args:
         meanwhile: called once, where there is another worker to wait for: what can be done ahead.
     """
+    end_with_server()
     path = os.environ.get(LOCK_VARIABLE)
     if not path:
         return Turn(None)
@@ -60,14 +79,6 @@ async def stand_by(meanwhile: Callable[[], None] = lambda: None) -> Turn:
         _log.warning("the service's other worker is gone; taking over")
     os.ftruncate(descriptor, 0)
     return Turn(descriptor)
-
-
-def install_supervisor() -> None:
-    """In the process that is about to start a server: have it look after the workers closely."""
-    # It imports what serves only the supervisor.
-    from secure_runner.supervisor import install
-
-    install()
 
 
 @contextlib.contextmanager

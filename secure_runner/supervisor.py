@@ -19,7 +19,7 @@ from typing import Any
 from bentoml._internal.utils import circus as bentoml_circus
 from circus.process import DEAD_OR_ZOMBIE, UNEXISTING
 
-from secure_runner.config import PartySettings, Timeouts
+from secure_runner.config import PartySettings, Timeouts, timeouts_of
 from secure_runner.errors import ConfigError
 from secure_runner.lifetime import StopClock
 from secure_runner.standby import LOCK_VARIABLE
@@ -127,4 +127,4 @@ def _timeouts() -> Timeouts:
     except ConfigError:
         # The workers say what is wrong with it.
         return Timeouts()
-    return Timeouts() if settings is None else settings.cluster.timeouts
+    return timeouts_of(settings)

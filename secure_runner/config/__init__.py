@@ -2,7 +2,7 @@
 
 from secure_runner.config.cluster import SLOTS, Cluster
 from secure_runner.config.embedded import embedded_cluster, embedded_settings
-from secure_runner.config.party import PartySettings
+from secure_runner.config.party import PartySettings, timeouts_of
 from secure_runner.config.read import ClusterFile, read_cluster
 from secure_runner.config.settings import Address, LaneAddresses, Limits, Party, Retries, Timeouts, Tls
 
@@ -21,4 +21,5 @@ __all__ = [
     "embedded_cluster",
     "embedded_settings",
     "read_cluster",
+    "timeouts_of",
 ]

@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from secure_runner.config.cluster import Cluster
 from secure_runner.config.read import read_cluster
-from secure_runner.config.settings import Party
+from secure_runner.config.settings import Party, Timeouts
 from secure_runner.config.validation import config_error
 from secure_runner.errors import ConfigError
 from secure_runner.protocols import Role
 
-__all__ = ["VARIABLES", "PartySettings"]
+__all__ = ["VARIABLES", "PartySettings", "timeouts_of"]
 
 VARIABLES: dict[str, str] = {
     "party": "SECURE_RUNNER_PARTY",
@@ -131,3 +131,8 @@ class PartySettings(BaseModel):
             return cls.model_validate({"cluster": file.cluster, "cluster_directory": file.directory, **given})
         except ValidationError as error:
             raise config_error("the environment", error) from error
+
+
+def timeouts_of(settings: PartySettings | None) -> Timeouts:
+    """Those of a party's cluster, or where it has none (embedded) the defaults."""
+    return Timeouts() if settings is None else settings.cluster.timeouts

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import bentoml
 
-from secure_runner.config import PartySettings, Timeouts
+from secure_runner.config import PartySettings, timeouts_of
 from secure_runner.dealer.config import DealerConfig, TlsFiles
 from secure_runner.dealer.process import DealerProcess
 from secure_runner.errors import ConfigError, UnavailableError
-from secure_runner.lifetime import end_with_server
-from secure_runner.standby import install_supervisor, stand_by
+from secure_runner.standby import SupervisedService, stand_by
 
 __all__ = ["IDENTITY_VARIABLE", "DealerService", "dealer_config"]
 
@@ -73,21 +72,15 @@ def _authority(settings: PartySettings) -> Path:
     return files.pop()
 
 
-class DealerService:
+class DealerService(SupervisedService):
     """Base class of a dealer's service: starts the dealer, and starts it again whenever it ends."""
 
     _process: DealerProcess | None = None
     _keeping: asyncio.Task[None] | None = None
 
-    @bentoml.on_deployment
-    def supervise() -> None:
-        """In the server, before it starts its workers."""
-        install_supervisor()
-
     @bentoml.on_startup
     async def start(self) -> None:
         """Start the dealer; a wrong configuration ends the service with its reason."""
-        end_with_server()
         config = dealer_config(os.environ)
         turn = await stand_by()
         self._process = DealerProcess(config)
@@ -110,8 +103,7 @@ class DealerService:
         return self._process is not None and self._process.is_running
 
     async def _keep(self, config: DealerConfig) -> None:
-        settings = PartySettings.from_environment(os.environ)
-        timeouts = Timeouts() if settings is None else settings.cluster.timeouts
+        timeouts = timeouts_of(PartySettings.from_environment(os.environ))
         while True:
             if self._process is not None:
                 await self._process.ended(timeouts.stopped_timeout_s)

@@ -29,8 +29,7 @@ from secure_runner.http.schemas import inputs_schema, outputs_schema
 from secure_runner.http.settings import HttpSettings
 from secure_runner.http.tasks import ScoringTasks
 from secure_runner.http.types import Observer, Predictor
-from secure_runner.lifetime import end_with_server
-from secure_runner.standby import install_supervisor, stand_by
+from secure_runner.standby import SupervisedService, stand_by
 
 __all__ = ["SERVICE_OPTIONS", "PredictionService"]
 
@@ -87,7 +86,7 @@ def _specs(api: PredictionApi) -> tuple[type[IODescriptor], type[IODescriptor]]:
     return PredictInput, PredictOutput
 
 
-class PredictionService:
+class PredictionService(SupervisedService):
     """Base class of a data owner's service; each subclass gets the routes and a readiness of its own."""
 
     http_api: ClassVar[PredictionApi]
@@ -115,15 +114,9 @@ class PredictionService:
         """Start answering predictions; before this call they get 503."""
         self.http_api.bind(predictor, settings, observe)
 
-    @bentoml.on_deployment
-    def supervise() -> None:
-        """In the server, before it starts its workers."""
-        install_supervisor()
-
     @bentoml.on_startup
     async def settle(self) -> None:
         """Keep the garbage collector away from what imports have left; then wait for this worker's turn."""
-        end_with_server()
         settle_heap()
         (await stand_by()).serves()
 

@@ -20,7 +20,6 @@ from secure_runner.http.refusal import create_refusing_app
 from secure_runner.http.service import PredictionService
 from secure_runner.http.settings import HttpSettings
 from secure_runner.http.types import Arrays
-from secure_runner.lifetime import end_with_server
 from secure_runner.observe import settings as observe
 from secure_runner.observe.requests import observe_requests
 from secure_runner.observe.traces import current_traceparent
@@ -33,7 +32,7 @@ from secure_runner.runner.deployment import Deployment, PartyFiles
 from secure_runner.runner.exchange import answer_of, failure, request_of, to_answer, to_request
 from secure_runner.sessions.keeper import parties_here
 from secure_runner.sessions.warm import WarmProcesses
-from secure_runner.standby import Turn, install_supervisor, stand_by
+from secure_runner.standby import SupervisedService, Turn, stand_by
 
 __all__ = ["ComputingService", "RunnerClient", "SecureRunner", "open_predictions"]
 
@@ -75,7 +74,7 @@ class SecureRunner:
         return service(inner)
 
 
-class _RunnerService:
+class _RunnerService(SupervisedService):
     """The service's inner class: a thin shell around a deployment."""
 
     program: Any
@@ -84,15 +83,9 @@ class _RunnerService:
     insecure: bool
     _saying: asyncio.Task[None]
 
-    @bentoml.on_deployment
-    def supervise() -> None:
-        """In the server, before it starts its workers."""
-        install_supervisor()
-
     @bentoml.on_startup
     async def start(self) -> None:
         """Start the party process or, embedded, all of them, once it is this worker's turn."""
-        end_with_server()
         settings = PartySettings.from_environment(os.environ)
         files = PartyFiles(Path(self.program.path), self._params_file())
         limits = os.environ.get("SECURE_RUNNER_LIMITS")
@@ -200,7 +193,6 @@ def open_predictions(service: PredictionService, runner: Any, program: Any) -> N
     Raises:
         ConfigError: the HTTP settings are missing or wrong.
     """
-    end_with_server()
     path = os.environ.get("SECURE_RUNNER_HTTP")
     embedded = not os.environ.get("SECURE_RUNNER_CLUSTER")
     settings = HttpSettings.load(Path(path) if path else None, embedded=embedded)
@@ -209,7 +201,7 @@ def open_predictions(service: PredictionService, runner: Any, program: Any) -> N
     service.open_http(client, settings, observe_requests())
 
 
-class ComputingService:
+class ComputingService(SupervisedService):
     """Base class of the services of parties that compute but answer no predictions.
 
     A subclass has ``program`` and ``runner``, and names its role:
@@ -228,14 +220,8 @@ class ComputingService:
         bentoml.asgi_app(cls._app, path="/", name="secure-runner")(cls)
 
     def __init__(self) -> None:
-        end_with_server()
         manifest = read_program(Path(self.program.path))
         self._app.mount("/", create_refusing_app(manifest, self._role))
-
-    @bentoml.on_deployment
-    def supervise() -> None:
-        """In the server, before it starts its workers."""
-        install_supervisor()
 
     @bentoml.on_startup
     async def wait_for_turn(self) -> None:

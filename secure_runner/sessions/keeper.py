@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secure_runner.config import Cluster, PartySettings, Timeouts, embedded_settings
+from secure_runner.config import Cluster, PartySettings, Timeouts, embedded_settings, timeouts_of
 from secure_runner.config.embedded import EMBEDDED_NAMES
 from secure_runner.programs.files import read_program
 from secure_runner.programs.manifest import Manifest
@@ -91,10 +91,11 @@ def parties_here(
     files: PartyFiles, settings: PartySettings | None, protocol: ProtocolName | None = None
 ) -> tuple[list[str], Timeouts]:
     """The parties whose processes a deployment of this starts, once for each lane, and their timeouts."""
+    timeouts = timeouts_of(settings)
     if settings is not None:
-        return [settings.party] * settings.cluster.lanes, settings.cluster.timeouts
+        return [settings.party] * settings.cluster.lanes, timeouts
     chosen = read_program(files.program_dir).protocol if protocol is None else protocol
-    return [EMBEDDED_NAMES[role] for role in PROTOCOLS[chosen].roles], Timeouts()
+    return [EMBEDDED_NAMES[role] for role in PROTOCOLS[chosen].roles], timeouts
 
 
 def embedded_keeper(cluster: Cluster, files: PartyFiles, oversight: Oversight) -> Keeper:
