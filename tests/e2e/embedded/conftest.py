@@ -68,11 +68,15 @@ class Server:
         return sorted(found, key=lambda child: child.create_time())
 
     def in_session(self) -> dict[str, psutil.Process]:
-        """Party → its process in session: the older of each pair; the other one stands by."""
-        found: dict[str, psutil.Process] = {}
+        """Party → its process in session: its oldest; all others wait."""
+        return {party: processes[0] for party, processes in self.by_party().items()}
+
+    def by_party(self) -> dict[str, list[psutil.Process]]:
+        """Party → all its processes, oldest first."""
+        found: dict[str, list[psutil.Process]] = {}
         for process in self.parties():
             command = _command(process)
-            found.setdefault(command[command.index("secure_runner.party") + 1], process)
+            found.setdefault(command[command.index("secure_runner.party") + 1], []).append(process)
         return found
 
     def runners(self) -> list[psutil.Process]:
