@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,13 +15,13 @@ from secure_runner.party.spec import SessionSpec
 from secure_runner.sessions.limits import Allowance, BatchLimits
 from secure_runner.sessions.messages import Terms
 from secure_runner.sessions.process import PartyProcess
-from secure_runner.sessions.warm import WarmProcesses
+from secure_runner.sessions.warm import Standby, WarmProcesses
 from secure_runner.sessions.watch import PartyWatch, RunReport
 
 __all__ = ["LocalMember", "Member", "SessionOrder"]
 
-_log = logging.getLogger(__name__)
 _STANDBY_DELAY_S = 0.5
+"""A session that just began has first answers to give: they come before a standby's imports."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class LocalMember:
         self._watch = watch
         self._limits = limits
         self._allowance = allowance
-        self._standby: asyncio.Task[PartyProcess] | None = None
+        self._standby: Standby | None = None
         self._parts: dict[int, _Part] = {}
         self._used_epoch = 0
         self._relieving: set[asyncio.Task[None]] = set()
@@ -140,16 +139,19 @@ class LocalMember:
         return {} if part is None else part.started
 
     async def warm(self) -> None:
-        """Wait until a warm process stands by."""
+        """Wait until a warm process stands by.
+
+        Raises:
+            UnavailableError: it ended before; the next one is on its way.
+        """
         if self._standby is None:
-            self._stand_by(0.0)
-        assert self._standby is not None, "it has just been set"
-        await asyncio.shield(self._standby)
+            self._standby = self._warm_processes.take(self.party) or self._next_standby(0.0)
+        await self._standby.warm()
 
     async def start(self, order: SessionOrder) -> None:
-        """Put the standing-by process into the session."""
+        """Put the process that stands by into the session."""
         assert self._standby is not None, "a session starts with warm processes"
-        process = await self._standby
+        process = await self._standby.take()
         self._standby = None
         self._parts[order.epoch] = part = _Part(process, time.monotonic())
         spec = SessionSpec(
@@ -170,7 +172,7 @@ class LocalMember:
         part.started = await process.start(spec)
         for batch_size, run_s in part.started.get("run_s", {}).items():
             self._watch.batch_ran(spec, RunReport(0, AboutBatch(int(batch_size)), run_s=run_s))
-        self._stand_by(_STANDBY_DELAY_S)
+        self._standby = self._next_standby(_STANDBY_DELAY_S)
 
     def use(self, epoch: int) -> None:
         """Have requests go to this session; the data owner's process in an earlier one ends once idle."""
@@ -201,10 +203,7 @@ class LocalMember:
         await asyncio.gather(*(self.end(epoch) for epoch in list(self._parts)))
         standby, self._standby = self._standby, None
         if standby is not None:
-            standby.cancel()
-            done = (await asyncio.gather(standby, return_exceptions=True))[0]
-            if isinstance(done, PartyProcess):
-                await done.kill()
+            await standby.close()
 
     @staticmethod
     async def _relieve(process: PartyProcess) -> None:
@@ -217,30 +216,5 @@ class LocalMember:
             self._watch.batch_refused(spec, about, reason)
         return not reason
 
-    def _stand_by(self, delay_s: float) -> None:
-        """Have a process stand by, and another in its place wherever one ends meanwhile."""
-        self._standby = task = asyncio.create_task(self._spawn(delay_s))
-        task.add_done_callback(self._spawned)
-
-    def _spawned(self, task: asyncio.Task[PartyProcess]) -> None:
-        """A process stands by, or has ended while it was importing."""
-        if self._standby is task and not task.cancelled() and task.exception() is not None:
-            _log.warning("party %s: a process that was to stand by is gone; starting another", self.party)
-            self._stand_by(_STANDBY_DELAY_S)
-
-    async def _spawn(self, delay_s: float) -> PartyProcess:
-        # The session that just began has first answers to give: they come before a standby's imports.
-        await asyncio.sleep(delay_s)
-        process = await self._warm_processes.take(self.party)
-        if process is None:
-            process = await PartyProcess.spawn_warm(self.party, self._settings.cluster.timeouts)
-        process.when_ended(lambda: self._replace(process))
-        return process
-
-    def _replace(self, process: PartyProcess) -> None:
-        """A process has ended. If it only stood by, start another now, and not when it is needed."""
-        standby = self._standby
-        if standby is None or not standby.done() or standby.cancelled() or standby.exception() is not None:
-            return
-        if standby.result() is process:
-            self._stand_by(0.0)
+    def _next_standby(self, delay_s: float) -> Standby:
+        return Standby(self.party, self._settings.cluster.timeouts, delay_s=delay_s)
