@@ -43,6 +43,9 @@ _IMPORTING_PATIENCE = 24
 """Before that, while it imports, for this many: a machine that starts all its parties at once is slow."""
 _STREAM_LIMIT = 1 << 24
 _ANSWERS_FIRST_S = 0.002
+_LARGE_BUFFER_BYTES = 4 << 20
+"""From this size on a party's buffers go back to the system when they are freed. glibc would keep those below
+32 MB after the first runs: with large weights, as much again as their shares."""
 _REPORTED = tuple(field.name for field in fields(RunReport) if field.name.endswith(("_s", "_bytes")))
 
 
@@ -176,10 +179,6 @@ class PartyProcess:
         """Wait for the end; why, as a code: one of this runner's, as ``died``, or what the party said."""
         return await asyncio.shield(self._ended)
 
-    def when_ended(self, call: Callable[[], None]) -> None:
-        """Have ``call`` called once the process has ended."""
-        self._ended.add_done_callback(lambda _: call())
-
     @property
     def end_reason(self) -> str:
         """Why it ended, as :meth:`ended` says; nothing while it lives."""
@@ -303,4 +302,5 @@ def _party_environment() -> dict[str, str]:
     alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
     # SPU's matrix products heed nothing but the limit. From some 50 rows up their second thread waits by
     # spinning: without a core of its own, a run takes four times as long. With cores to spare, set it higher.
-    return {"OMP_THREAD_LIMIT": "1"} | kept | alone
+    limits = {"OMP_THREAD_LIMIT": "1", "MALLOC_MMAP_THRESHOLD_": str(_LARGE_BUFFER_BYTES)}
+    return limits | kept | alone
