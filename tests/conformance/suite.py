@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,7 @@ from converters.onnx.structure import required_static
 
 RTOL, ATOL = 1e-3, 1e-5
 HERE = Path(__file__).parent
+_MOST_PROCESSES = 4
 PAGE = HERE.parent.parent / "docs" / "onnx-conformance.md"
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 EXACT = {"gelu_polynomial": False}
@@ -150,16 +152,24 @@ def run_all(chosen: Iterable[Case]) -> dict[str, str]:
 
 
 def run_apart(words: list[str]) -> dict[str, str]:
-    """`run_all` in a process of its own, with XLA as it has to be set up before it starts.
+    """`run_all` in processes of their own, one a core, with XLA as it has to be set up before it starts.
 
     jaxlib 0.4.26 replaces every softmax on the CPU, along whatever dimension, by oneDNN's along the last one;
     that rewrite is switched off. So is fusion, which may compute a value twice with different rounding: the
     suite's large networks have logits of 1e10, where the difference is a thousand. SPU has neither.
     """
     environment = {**os.environ, "XLA_FLAGS": "--xla_disable_hlo_passes=onednn-ops-rewriter,fusion"}
-    command = [sys.executable, str(HERE / "suite.py"), "--json", *words]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return dict(json.loads(result.stdout.splitlines()[-1]))
+    count = min(os.cpu_count() or 1, _MOST_PROCESSES)
+
+    def run_part(index: int) -> dict[str, str]:
+        command = [sys.executable, str(HERE / "suite.py"), "--part", str(index), str(count), *words]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return dict(json.loads(result.stdout.splitlines()[-1]))
+
+    with ThreadPoolExecutor(count) as threads:
+        parts = threads.map(run_part, range(count))
+        found = {name: reason for part in parts for name, reason in part.items()}
+    return {case.name: found[case.name] for case in cases() if case.name in found}
 
 
 def exclusions() -> dict[str, str]:
@@ -216,10 +226,10 @@ def _say(line: str) -> None:
 
 def main(arguments: list[str]) -> None:
     """Run the cases whose name contains one of the words, or all and write the page."""
-    if arguments[:1] == ["--json"]:
-        words = arguments[1:]
+    if arguments[:1] == ["--part"]:
+        first, step, words = int(arguments[1]), int(arguments[2]), arguments[3:]
         chosen = [case for case in cases() if not words or any(word in case.name for word in words)]
-        _say(json.dumps(run_all(chosen)))
+        _say(json.dumps(run_all(chosen[first::step])))
         return
     results = run_apart(arguments)
     for name, reason in results.items():

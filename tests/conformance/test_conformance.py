@@ -1,4 +1,4 @@
-"""The backend suite in one run: about a minute and a half, nearly all of it compiling."""
+"""The backend suite in one run: a minute on two cores, nearly all of it compiling."""
 
 import pytest
 import suite
