@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 import socket
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from secure_runner.frames import (
 )
 from secure_runner.lifetime import StopClock
 from secure_runner.party.about import AboutBatch
+from secure_runner.sessions.environment import party_environment
 from secure_runner.sessions.watch import RunReport
 
 if TYPE_CHECKING:
@@ -42,10 +42,9 @@ _STARTING_PATIENCE = 4
 _IMPORTING_PATIENCE = 24
 """Before that, while it imports, for this many: a machine that starts all its parties at once is slow."""
 _STREAM_LIMIT = 1 << 24
-_ANSWERS_FIRST_S = 0.002
-_LARGE_BUFFER_BYTES = 4 << 20
-"""From this size on a party's buffers go back to the system when they are freed. glibc would keep those below
-32 MB after the first runs: with large weights, as much again as their shares."""
+_REPORT_EVERY_S = 0.25
+"""Batches are told of together. Told of one by one, between the requests of a lone client, they take it a
+millisecond of each: with cold caches and on the cores that run the next batch."""
 _REPORTED = tuple(field.name for field in fields(RunReport) if field.name.endswith(("_s", "_bytes")))
 
 
@@ -72,7 +71,7 @@ class PartyProcess:
         self.spec: SessionSpec | None = None
         """The session it was put into."""
         self.on_report: Callable[[RunReport], None] = lambda _: None
-        """Told of each batch."""
+        """Told of each batch, up to a quarter of a second later."""
         self.admits: Callable[[int, AboutBatch], bool] = lambda _run_id, _about: True
         """Asked before each batch, where the session says so."""
         self._popen = popen
@@ -99,7 +98,7 @@ class PartyProcess:
                 [sys.executable, "-m", "secure_runner.party", party, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env=_party_environment(),
+                env=party_environment(),
                 # Signals of a terminal are for the server; the runner ends its parties itself.
                 start_new_session=True,
             )
@@ -234,9 +233,9 @@ class PartyProcess:
         return _STARTING_PATIENCE if self.spec is not None and not self._ready.done() else 1
 
     def _report(self, report: RunReport) -> None:
-        """Tell of a batch a moment later: clients' answers come before records."""
+        """Tell of a batch with those that come a moment later; at the latest when the process ends."""
         if not self._unreported:
-            asyncio.get_running_loop().call_later(_ANSWERS_FIRST_S, self._tell)
+            asyncio.get_running_loop().call_later(_REPORT_EVERY_S, self._tell)
         self._unreported.append(report)
 
     def _tell(self) -> None:
@@ -292,15 +291,3 @@ def _about_of(frame: Frame) -> AboutBatch:
 
 def _report_of(frame: Frame, about: AboutBatch) -> RunReport:
     return RunReport(frame.id, about, **{name: frame.meta[name] for name in _REPORTED if name in frame.meta})
-
-
-def _party_environment() -> dict[str, str]:
-    """The runner's environment, without what concerns its own server only."""
-    dropped = ("BENTOML_", "CIRCUS_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    # Two parties a core is common on one machine: numerical libraries must not each take all cores.
-    alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
-    # SPU's matrix products heed nothing but the limit. From some 50 rows up their second thread waits by
-    # spinning: without a core of its own, a run takes four times as long. With cores to spare, set it higher.
-    limits = {"OMP_THREAD_LIMIT": "1", "MALLOC_MMAP_THRESHOLD_": str(_LARGE_BUFFER_BYTES)}
-    return limits | kept | alone
