@@ -27,6 +27,7 @@ from converters import ConvertedModel, from_flax, from_onnx
 from secure_runner.programs.estimate import estimate
 from secure_runner.programs.manifest import NumericSpec
 from secure_runner.protocols import PROTOCOLS, ProtocolName, protocol
+from secure_runner.sessions.environment import PARTY_DEFAULTS
 from secure_runner.spu_config import runtime_config_dict
 
 __all__ = ["MODELS", "EstimateRun", "Runs", "batch_sizes", "random_rows", "read_runs"]
@@ -206,7 +207,7 @@ def read_runs() -> list[EstimateRun]:
 def main(names: list[ProtocolName]) -> None:
     """Measure, and replace the records of these protocols."""
     warnings.simplefilter("ignore")
-    os.environ.setdefault("OMP_THREAD_LIMIT", "1")  # as the runner does for its parties
+    os.environ.update(PARTY_DEFAULTS | os.environ)  # as the runner does for its parties
     models = {model: make() for model, make in MODELS.items()}
     found = [run for run in read_runs() if run.protocol not in names]
     for name in names:

@@ -17,6 +17,7 @@ from benchmarks.load import Load
 from benchmarks.models import NamedMlp
 from examples.demo import serving
 from secure_runner.protocols import ProtocolName
+from secure_runner.sessions.environment import PARTY_DEFAULTS
 
 if TYPE_CHECKING:
     # Importing it imports BentoML.
@@ -84,7 +85,7 @@ class Workbench:
         store.mkdir(parents=True, exist_ok=True)
         os.environ.update(serving.environment_of(store))
         # As the runner does for its parties: bare runtimes must not lose by threads that spin.
-        os.environ.setdefault("OMP_THREAD_LIMIT", "1")
+        os.environ.update(PARTY_DEFAULTS | os.environ)
 
     def scale(self, full: int, quick: int) -> int:
         """How often something is measured."""

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["party_environment"]
+__all__ = ["PARTY_DEFAULTS", "party_environment"]
 
-_LARGE_BUFFER_BYTES = 4 << 20
-"""From this size on a party's buffers go back to the system when they are freed. glibc would keep those below
-32 MB after the first runs: with large weights, as much again as their shares."""
+PARTY_DEFAULTS = {
+    # SPU's matrix products heed nothing but the limit. From some 50 rows up their second thread waits by
+    # spinning: without a core of its own, a run takes four times as long. With cores to spare, set it higher.
+    "OMP_THREAD_LIMIT": "1",
+    # From this size on, buffers go back to the system when they are freed. glibc would keep those below 32 MB
+    # after the first runs: with large weights, as much again as their shares.
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+}
+"""What the runner sets for its parties, unless its own environment says otherwise."""
 
 
 def party_environment() -> dict[str, str]:
@@ -17,7 +23,4 @@ def party_environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     # Two parties a core is common on one machine: numerical libraries must not each take all cores.
     alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
-    # SPU's matrix products heed nothing but the limit. From some 50 rows up their second thread waits by
-    # spinning: without a core of its own, a run takes four times as long. With cores to spare, set it higher.
-    limits = {"OMP_THREAD_LIMIT": "1", "MALLOC_MMAP_THRESHOLD_": str(_LARGE_BUFFER_BYTES)}
-    return limits | kept | alone
+    return PARTY_DEFAULTS | kept | alone

@@ -20,7 +20,6 @@ __all__ = ["Follower", "FollowerLane"]
 
 _log = logging.getLogger(__name__)
 _DISAGREEMENT_PAUSE_S = 5.0
-_PAUSE_S = 0.2
 
 
 @dataclass
@@ -79,11 +78,8 @@ class FollowerLane:
     async def _warm(self) -> None:
         """Wait until a process stands by, however often one dies before it does."""
         while True:
-            try:
+            with contextlib.suppress(UnavailableError):  # it is logged where it happens, and replaced
                 return await self.member.warm()
-            except UnavailableError as error:
-                _log.warning("lane %d: a process that was to stand by is gone: %s", self.state.lane, error)
-                await asyncio.sleep(_PAUSE_S)
 
     async def _take_part(self, peer: Peer, session: _Session) -> None:
         """This party's part in one session, from its start to its end."""
