@@ -8,9 +8,12 @@ from secure_runner.sessions.environment import party_environment
 def test_a_party_has_one_thread_for_products_and_gives_large_buffers_back(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("OMP_THREAD_LIMIT", raising=False)
     monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     environment = party_environment()
     assert environment["OMP_THREAD_LIMIT"] == "1"
     assert environment["MALLOC_MMAP_THRESHOLD_"] == "4194304"
+    # Without it, the size above would have the heap cut back, and grown again, in each run.
+    assert environment["MALLOC_TRIM_THRESHOLD_"] == "67108864"
 
 
 def test_what_the_operator_has_set_wins(monkeypatch: pytest.MonkeyPatch):
