@@ -8,18 +8,18 @@ with its standard input.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
+import selectors
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["Line", "Relay", "on_loopback"]
 
 _LOOPBACK = "127.0.0.1"
-_PIECE_BYTES = 1 << 18
 _UNDER_WAY = 1 << 10
 """Pieces of one direction that are under way at most."""
 
@@ -92,57 +92,116 @@ class _Lines:
         self.delay_s = 0.0
         self.carried: list[int] = []
         self._servers: list[asyncio.AbstractServer] = []
+        self._connecting: set[asyncio.Task[None]] = set()
 
     async def listen(self, host: str, port: int, to_host: str, to_port: int) -> None:
         index = len(self.carried)
         self.carried.append(0)
 
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writers = [writer]
-            try:
-                onward_reader, onward_writer = await asyncio.open_connection(to_host, to_port)
-                writers.append(onward_writer)
-                ways = (reader, onward_writer), (onward_reader, writer)
-                await asyncio.gather(*(self._carry(index, *way) for way in ways))
-            except OSError:
-                # Nobody listens there, or one end is gone: so much is told to the other.
-                for each in writers:
-                    each.transport.abort()
-            finally:
-                for each in writers:
-                    each.close()
+        def accept() -> _End:
+            end, onward = _End(self, index), _End(self, index)
+            end.other, onward.other = onward, end
+            task = loop.create_task(_connect(end, onward, to_host, to_port))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+            return end
 
-        self._servers.append(await asyncio.start_server(accept, host, port, backlog=1024))
-
-    async def _carry(self, index: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Pass on one direction until its end, which arrives as late as everything else."""
         loop = asyncio.get_running_loop()
-        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_UNDER_WAY)
+        self._servers.append(await loop.create_server(accept, host, port, backlog=1024))
 
-        async def arrive() -> None:
-            while True:
-                due_s, piece = await under_way.get()
-                if (wait_s := due_s - loop.time()) > 0:
-                    await asyncio.sleep(wait_s)
-                if not piece:
-                    break
-                writer.write(piece)
-                await writer.drain()
-            if not writer.transport.is_closing() and writer.can_write_eof():
-                writer.write_eof()
 
-        arriving = asyncio.create_task(arrive())
-        try:
-            piece = b"-"
-            while piece and not arriving.done():
-                with contextlib.suppress(ConnectionError):
-                    piece = b""
-                    piece = await reader.read(_PIECE_BYTES)
-                self.carried[index] += len(piece)
-                await under_way.put((loop.time() + self.delay_s, piece))
-            await arriving
-        finally:
-            arriving.cancel()
+class _End(asyncio.Protocol):
+    """One of the two connections of a line; what it receives goes to the other one, later."""
+
+    other: _End
+
+    def __init__(self, lines: _Lines, index: int) -> None:
+        self._lines = lines
+        self._index = index
+        self._transport: asyncio.Transport | None = None
+        self._under_way: deque[bytes] = deque()
+        """Received here, not yet written there; the last piece, of no bytes, is the end."""
+        self._due = 0
+        """Pieces that have been under way long enough."""
+        self._over = False
+        """The other connection has been told the end of this one."""
+        self._writable = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.other.deliver()
+
+    def data_received(self, data: bytes) -> None:
+        self._lines.carried[self._index] += len(data)
+        self._send_off(data)
+        self._read_or_wait()
+
+    def eof_received(self) -> bool:
+        """The other way stays open."""
+        self._send_off(b"")
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if error is not None:
+            self.other.abort()
+
+    def pause_writing(self) -> None:
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self.other.deliver()
+
+    def abort(self) -> None:
+        """Drop the connection and all that is under way to it."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def deliver(self) -> None:
+        """Write what is due, if there is somebody to write to."""
+        onward = self.other._transport
+        while self._due and self.other._writable and onward is not None and not onward.is_closing():
+            self._due -= 1
+            if piece := self._under_way.popleft():
+                onward.write(piece)
+            else:
+                self._end(onward)
+        self._read_or_wait()
+
+    def _send_off(self, piece: bytes) -> None:
+        self._under_way.append(piece)
+        # Whichever timer is first takes the first piece, so that order holds when the delay changes.
+        asyncio.get_running_loop().call_later(self._lines.delay_s, self._arrived)
+
+    def _arrived(self) -> None:
+        self._due += 1
+        self.deliver()
+
+    def _end(self, onward: asyncio.Transport) -> None:
+        self._over = True
+        if not self.other._over:
+            onward.write_eof()
+            return
+        for transport in (onward, self._transport):
+            if transport is not None:
+                transport.close()
+
+    def _read_or_wait(self) -> None:
+        """Read no more while much is under way."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if len(self._under_way) >= _UNDER_WAY:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+
+async def _connect(end: _End, onward: _End, host: str, port: int) -> None:
+    try:
+        await asyncio.get_running_loop().create_connection(lambda: onward, host, port)
+    except OSError:
+        # Nobody listens there: so much is told to who came.
+        end.abort()
 
 
 async def main() -> None:
@@ -158,7 +217,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    import uvloop
-
-    uvloop.install()
-    asyncio.run(main())
+    # Other event loops round waiting times to milliseconds, which a line of 1 ms does not survive.
+    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+    asyncio.set_event_loop(loop)
+    loop.run_until_complete(main())
