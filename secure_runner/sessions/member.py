@@ -201,6 +201,8 @@ class LocalMember:
     async def close(self) -> None:
         """Kill all processes."""
         await asyncio.gather(*(self.end(epoch) for epoch in list(self._parts)))
+        # Their processes are killed by now, so that nothing is left to wait for.
+        await asyncio.gather(*self._relieving, return_exceptions=True)
         standby, self._standby = self._standby, None
         if standby is not None:
             await standby.close()
