@@ -325,9 +325,18 @@ class Deployed:
         if self.loop.is_closed():
             return
         self._call(self.deployment.stop())
+        left = self._call(self._left_running())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+        assert left == []
+
+    async def _left_running(self) -> list[str]:
+        """Tasks that have not ended with the deployment."""
+        for _ in range(3):
+            await asyncio.sleep(0)  # those that are cancelled end in their next turn
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        return [repr(task) for task in others if not task.done()]
 
 
 @pytest.fixture(scope="session")

@@ -66,8 +66,11 @@ class Keeper:
         """Keep all lanes in session until cancelled; then end every process."""
         tasks = [asyncio.create_task(work) for work in self.work]
         try:
-            await asyncio.gather(*tasks)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
         finally:
+            # Once: gather would have cancelled all of them before, and a second time cuts their clean-up short.
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
