@@ -13,8 +13,8 @@ PARTY_DEFAULTS = {
     # From this size on, buffers go back to the system when they are freed. glibc would keep those below 32 MB
     # after the first runs: with large weights, as much again as their shares.
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
-    # Whoever sets that size gets a heap that is cut back as soon as 128 KB at its end are free: page faults in
-    # each run, an eighth of cheetah's. This much may stay.
+    # Whoever sets that size gets a heap that is cut back as soon as 128 KB at its end are free: page faults
+    # in each run, an eighth of cheetah's. This much may stay.
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
 }
 """What the runner sets for its parties, unless its own environment says otherwise."""

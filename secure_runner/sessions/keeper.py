@@ -70,7 +70,7 @@ class Keeper:
             for task in done:
                 task.result()
         finally:
-            # Once: gather would have cancelled all of them before, and a second time cuts their clean-up short.
+            # Once: gather would have done so before, and a second time cuts their clean-up short.
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
