@@ -22,7 +22,8 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "estimate.md"
 TABLE = ROOT / "secure_runner" / "programs" / "time_table.py"
 NOWHERE = Network("this machine", 0.0, float("inf"))
-_FITTED = ("run_s", "message_s", "byte_s", "product_s", "moved_s")
+_FITTED = ("run_s", "message_s", "byte_s", "dot_byte_s", "product_s", "moved_s")
+_CIPHERTEXTS = ("exchanged_s", "multiplied_s", "switch_s")
 Key = tuple[str, str, int]
 
 
@@ -37,8 +38,8 @@ def _estimates(runs: Sequence[EstimateRun]) -> dict[Key, Estimate]:
 
 
 def _fit(runs: Sequence[EstimateRun], found: Mapping[Key, Estimate]) -> dict[str, Times]:
-    """Times of each protocol: least relative squares, none below 0. Those of ciphertexts stay as they are:
-    served programs pack where it costs little, so their runs say nothing of the other way."""
+    """Times of each protocol: least relative squares, none below 0. Those of ciphertexts keep their
+    proportions: served programs pack where it costs little, so their runs say nothing of the other way."""
     from scipy.optimize import nnls
 
     table = {}
@@ -46,15 +47,16 @@ def _fit(runs: Sequence[EstimateRun], found: Mapping[Key, Estimate]) -> dict[str
         mine = [run for run in runs if run.protocol == protocol]
         priced = [found[run.model, run.protocol, run.batch] for run in mine]
         known = TIMES[protocol]._replace(**dict.fromkeys(_FITTED, 0.0))
-        columns = np.array([_features(one) for one in priced], float)
+        columns = np.array([(*_features(one), one.compute_s_at(known)) for one in priced], float)
         taken = np.array([run.run_ms / 1000 for run in mine])
-        rest = 1 - np.array([one.compute_s_at(known) for one in priced]) / taken
-        weights, _ = nnls(columns / taken[:, None], rest)
+        (*weights, stretch), _ = nnls(columns / taken[:, None], np.ones(len(mine)))
         messages = np.array([one.messages for one in priced], float)
         relative = messages / np.array([run.rounds for run in mine])
         share = float(relative.sum() / (relative**2).sum())
-        times = (float(f"{weight:.3g}") for weight in weights)
-        table[protocol] = known._replace(**dict(zip(_FITTED, times, strict=True)), rounds=round(share, 3))
+        times = dict(zip(_FITTED, weights, strict=True))
+        times |= {name: stretch * getattr(known, name) for name in _CIPHERTEXTS}
+        rounded = {name: float(f"{seconds:.3g}") for name, seconds in times.items()}
+        table[protocol] = known._replace(**rounded, rounds=round(share, 3))
     return table
 
 
@@ -62,7 +64,7 @@ def _features(priced: Estimate) -> tuple[float, ...]:
     products, moved = (sum(getattr(op, name) for op in priced.ops) for name in ("products", "moved"))
     if PROTOCOLS[priced.protocol].homomorphic_products:
         products = 0
-    return 1, priced.messages, priced.other_bytes, products, moved
+    return 1, priced.messages, priced.other_bytes, priced.dot_bytes, products, moved
 
 
 def write_times(table: Mapping[str, Times]) -> None:

@@ -215,7 +215,7 @@ def main(names: list[ProtocolName]) -> None:
             for model, converted in models.items():
                 for batch in batch_sizes(name):
                     rows = random_rows(converted, batch)
-                    found.append(runs.measure(model, converted, rows, 3 if name == "cheetah" else 9))
+                    found.append(runs.measure(model, converted, rows, 9))
                     print(found[-1].model_dump_json(), flush=True)
     RUNS.parent.mkdir(exist_ok=True)
     RUNS.write_bytes(_LIST.dump_json(found, indent=1))

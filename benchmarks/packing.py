@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.packing`` measures products of a matrix of features with one of weights, each kept by
 its owner, fits the times of ciphertexts to them, and prints both. ``--fit`` writes the times into
-``secure_runner/programs/time_table.py``, where :mod:`benchmarks.estimate_error` leaves them.
+``secure_runner/programs/time_table.py``, where :mod:`benchmarks.estimate_error` keeps their proportions.
 """
 
 from __future__ import annotations

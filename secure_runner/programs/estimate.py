@@ -83,9 +83,18 @@ class Estimate:
         return sum(op.sent_bytes for op in self.ops) + FRAME_BYTES * self.messages
 
     @property
+    def dot_bytes(self) -> int:
+        """Those of matrix products, but for ciphertexts, which have times of their own."""
+        return sum(op.sent_bytes for op in self._dots if not op.ciphertexts.exchanged)
+
+    @property
     def other_bytes(self) -> int:
-        """Those that are not in ciphertexts of matrix products, which have times of their own."""
-        return self.sent_bytes - sum(op.sent_bytes for op in self.ops if op.ciphertexts.exchanged)
+        """Those of all other operations, and of framing."""
+        return self.sent_bytes - sum(op.sent_bytes for op in self._dots)
+
+    @property
+    def _dots(self) -> list[OpEstimate]:
+        return [op for op in self.ops if op.kind in _DOTS]
 
     @property
     def messages(self) -> int:
@@ -108,6 +117,7 @@ class Estimate:
             times.run_s
             + times.message_s * self.messages
             + times.byte_s * self.other_bytes
+            + times.dot_byte_s * self.dot_bytes
             + times.product_s * sum(op.products for op in self.ops)
             + times.moved_s * sum(op.moved for op in self.ops)
             + times.exchanged_s * sum(op.ciphertexts.exchanged for op in self.ops)

@@ -14,6 +14,9 @@ class Times(NamedTuple):
     """Of any run."""
     message_s: float
     byte_s: float
+    """Of one byte that is sent for anything but matrix products."""
+    dot_byte_s: float
+    """Of one byte of a matrix product: whole matrices are masked and sent, with less work for each byte."""
     product_s: float
     """Of one multiplication of a matrix product."""
     moved_s: float
@@ -29,7 +32,7 @@ class Times(NamedTuple):
 
 
 TIMES: dict[str, Times] = {
-    "semi2k": Times(0.000799, 0.000234, 1.08e-08, 3.63e-09, 5.46e-07, 0.515, 0.0, 0.0, 0.0),
-    "aby3": Times(0.00321, 0.000246, 2.5e-08, 6.08e-09, 1.04e-06, 0.528, 0.0, 0.0, 0.0),
-    "cheetah": Times(0.0116, 0.000342, 5.79e-08, 0.0, 2.98e-06, 0.579, 0.00164, 0.00192, 0.00171),
+    "semi2k": Times(0.00105, 0.000179, 2.04e-08, 8.5e-09, 1.65e-09, 2.56e-07, 0.507, 0.0, 0.0, 0.0),
+    "aby3": Times(0.00273, 0.00024, 1.59e-08, 9.4e-08, 1.47e-09, 7.79e-07, 0.515, 0.0, 0.0, 0.0),
+    "cheetah": Times(0.0263, 0.00031, 7.56e-08, 0.0, 0.0, 3.08e-06, 0.572, 0.00131, 0.00154, 0.00137),
 }
