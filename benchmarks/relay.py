@@ -8,12 +8,17 @@ with its standard input.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
+import heapq
+import itertools
 import json
-import selectors
+import os
 import subprocess
 import sys
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -85,12 +90,48 @@ def on_loopback(targets: Mapping[int, int]) -> list[Line]:
     return [Line(_LOOPBACK, port, _LOOPBACK, target) for port, target in targets.items()]
 
 
+class _Alarm:
+    """Calls at a time, to some hundredths of a millisecond: event loops round to whole ones, or are slow."""
+
+    _MONOTONIC, _NONBLOCK, _ABSOLUTE = 1, os.O_NONBLOCK, 1
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._timer = self._libc.timerfd_create(self._MONOTONIC, self._NONBLOCK)
+        if self._timer < 0:
+            raise OSError(ctypes.get_errno(), "the kernel gave no timer")
+        self._numbers = itertools.count()
+        self._calls: list[tuple[float, int, Callable[[], None]]] = []
+        asyncio.get_running_loop().add_reader(self._timer, self._ring)
+
+    def call_at(self, due_s: float, call: Callable[[], None]) -> None:
+        """Call when ``time.monotonic()`` is ``due_s``."""
+        heapq.heappush(self._calls, (due_s, next(self._numbers), call))
+        if self._calls[0][0] == due_s:
+            self._set(due_s)
+
+    def _ring(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # it may have been set anew since it rang
+            os.read(self._timer, 8)
+        while self._calls and self._calls[0][0] <= time.monotonic():
+            heapq.heappop(self._calls)[2]()
+        if self._calls:
+            self._set(self._calls[0][0])
+
+    def _set(self, due_s: float) -> None:
+        whole, rest = divmod(due_s, 1)
+        # struct itimerspec: how often from then on, and when, in seconds and nanoseconds.
+        times = (ctypes.c_long * 4)(0, 0, int(whole), int(1e9 * rest))
+        self._libc.timerfd_settime(self._timer, self._ABSOLUTE, times, None)
+
+
 class _Lines:
     """All lines, in the relay's process."""
 
     def __init__(self) -> None:
         self.delay_s = 0.0
         self.carried: list[int] = []
+        self.alarm = _Alarm()
         self._servers: list[asyncio.AbstractServer] = []
         self._connecting: set[asyncio.Task[None]] = set()
 
@@ -170,8 +211,11 @@ class _End(asyncio.Protocol):
 
     def _send_off(self, piece: bytes) -> None:
         self._under_way.append(piece)
-        # Whichever timer is first takes the first piece, so that order holds when the delay changes.
-        asyncio.get_running_loop().call_later(self._lines.delay_s, self._arrived)
+        # Whichever call is first takes the first piece, so that order holds when the delay changes.
+        if self._lines.delay_s:
+            self._lines.alarm.call_at(time.monotonic() + self._lines.delay_s, self._arrived)
+        else:
+            self._arrived()
 
     def _arrived(self) -> None:
         self._due += 1
@@ -217,7 +261,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    # Other event loops round waiting times to milliseconds, which a line of 1 ms does not survive.
-    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
-    asyncio.set_event_loop(loop)
-    loop.run_until_complete(main())
+    import uvloop
+
+    uvloop.install()
+    asyncio.run(main())
