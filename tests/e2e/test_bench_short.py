@@ -40,7 +40,7 @@ def test_a_suite_runs_writes_records_and_draws(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bench: OK" in done.stdout
     items = json.loads((tmp_path / "latest.json").read_text())
-    errors = {"estimate_error_ms", "estimate_error_bytes", "estimate_error_rounds"}
+    errors = {f"estimate_error_{what}" for what in ("ms", "scaled_ms", "bytes", "rounds")}
     assert {item["name"] for item in items} == errors | {f"growth_{of}" for of in _GROWS_WITH}
     assert all(set(_CONTRACT) <= set(item) for item in items)
     off = {item["name"]: item["value"] for item in items if item["name"] in errors}
