@@ -15,7 +15,7 @@ PARTY_DEFAULTS = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
     # Whoever sets that size gets a heap that is cut back as soon as 128 KB at its end are free: page faults
     # in each run, an eighth of cheetah's. This much may stay.
-    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
 }
 """What the runner sets for its parties, unless its own environment says otherwise."""
 
