@@ -2,7 +2,8 @@
 
 Per batch, the data owner's party splits the private inputs into shares and sends each party its own; all run
 the executable; every other party sends its output shares back; the data owner alone puts them together.
-Shares of the next batch travel, and the last one is put together, while the present one runs.
+Shares of the next batch travel, and the last one is put together, while the present one runs. Nobody waits on
+the link meanwhile: all channels of a pair of parties wake whoever waits, with each message of a run.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class _Batch:
     run_id: int
     about: AboutBatch
     shares: list[Share]
-    received_at: float
+    shared_at: float = 0.0
+    """At the data owner: when they were on their way."""
     share_s: float = 0.0
     message_bytes: int = 0
     """Of its input shares: sent by the data owner, received by any other party."""
@@ -64,7 +66,6 @@ class _Loop:
         self.runtime = runtime
         self.pipe = runtime.pipe
         self.spec = runtime.spec
-        self.batches: queue.Queue[_Batch] = queue.Queue(maxsize=_AHEAD)
         self.traffic = {"link_sent_bytes": 0, "link_received_bytes": 0}
         threading.Thread(target=self.count_traffic, name="count_traffic", daemon=True).start()
 
@@ -83,17 +84,6 @@ class _Loop:
             self.traffic = {"link_sent_bytes": sent, "link_received_bytes": received}
             time.sleep(_TRAFFIC_INTERVAL_S)
 
-    def thread(self, target: Callable[[], None], code: FailureCode) -> None:
-        """Run a part of the loop beside the others; any fault in it ends the process."""
-
-        def guarded() -> None:
-            try:
-                target()
-            except BaseException as error:
-                end_process(self.pipe, code, error)
-
-        threading.Thread(target=guarded, name=target.__name__, daemon=True).start()
-
 
 class PeerLoop(_Loop):
     """Model owner and helper: input shares come from the data owner, output shares go to it alone."""
@@ -103,39 +93,44 @@ class PeerLoop(_Loop):
         self.data_owner = self.spec.rank_of("data_owner")
         self.last_run_id = 0
         self.warmed_up: set[int] = set()
-        self.thread(self.receive_inputs, FailureCode.LINK)
         self.pipe.send(Frame(Kind.READY, meta={"stages_s": self.runtime.stages.seconds}))
         while True:
-            batch = self.batches.get()
-            started = time.monotonic()
             try:
-                results = self.runtime.run_batch(batch.about.batch_size, batch.shares)
-                # A warm-up costs the data owner none of its allowance, so it gives it no prediction either.
-                revealed = results if batch.run_id else []
-                message = share_message(Kind.RESULT, batch.run_id, revealed, {})
-                self.runtime.outputs.send_async(self.data_owner, message)
+                batch = self.receive()
+            except BaseException as error:
+                end_process(self.pipe, FailureCode.LINK, error)
+            try:
+                self.compute(batch)
             except BaseException as error:
                 end_process(self.pipe, FailureCode.RUN, error)
-            times = {"wait_s": started - batch.received_at, "run_s": time.monotonic() - started}
-            bytes_ = {"sent_bytes": len(message), "received_bytes": batch.message_bytes}
-            meta = batch.about.as_meta() | times | bytes_ | self.traffic
-            self.pipe.send(Frame(Kind.RESULT, batch.run_id, meta))
 
-    def receive_inputs(self) -> None:
-        """Take input shares off the link, in order, and check them before SPU sees them."""
-        expected = len(self.runtime.manifest.private_inputs)
-        while True:
+    def receive(self) -> _Batch:
+        """Take the next input shares off the link, and check them before SPU sees them."""
+        data = self.runtime.inputs.recv(self.data_owner)
+        while decode(data).kind is Kind.KEEPALIVE:
             data = self.runtime.inputs.recv(self.data_owner)
-            if decode(data).kind is Kind.KEEPALIVE:
-                continue
-            frame, shares = shares_of(data, expected=expected)
-            if frame.kind is not Kind.RUN:
-                raise FrameError("a message on the link asks for nothing that this program can do")
-            about = AboutBatch.of_meta(frame.meta, self.runtime.rungs)
-            self.check_order(frame.id, about.batch_size)
-            if frame.id and self.spec.ask_before_runs:
-                self.ask_runner(frame.id, about)
-            self.batches.put(_Batch(frame.id, about, shares, time.monotonic(), message_bytes=len(data)))
+        expected = len(self.runtime.manifest.private_inputs)
+        frame, shares = shares_of(data, expected=expected)
+        if frame.kind is not Kind.RUN:
+            raise FrameError("a message on the link asks for nothing that this program can do")
+        about = AboutBatch.of_meta(frame.meta, self.runtime.rungs)
+        self.check_order(frame.id, about.batch_size)
+        if frame.id and self.spec.ask_before_runs:
+            self.ask_runner(frame.id, about)
+        return _Batch(frame.id, about, shares, message_bytes=len(data))
+
+    def compute(self, batch: _Batch) -> None:
+        """Run a batch, send its output shares to the data owner, and tell this party's runner."""
+        started = time.monotonic()
+        results = self.runtime.run_batch(batch.about.batch_size, batch.shares)
+        # A warm-up costs the data owner none of its allowance, so it gives it no prediction either.
+        revealed = results if batch.run_id else []
+        message = share_message(Kind.RESULT, batch.run_id, revealed, {})
+        self.runtime.outputs.send_async(self.data_owner, message)
+        times = {"run_s": time.monotonic() - started}
+        bytes_ = {"sent_bytes": len(message), "received_bytes": batch.message_bytes}
+        meta = batch.about.as_meta() | times | bytes_ | self.traffic
+        self.pipe.send(Frame(Kind.RESULT, batch.run_id, meta))
 
     def check_order(self, run_id: int, batch_size: int) -> None:
         """Each run has an id of its own; warm-ups, once for each batch size, come before all others."""
@@ -163,6 +158,7 @@ class DataOwnerLoop(_Loop):
     def run(self) -> None:
         """Serve until the session ends."""
         self.peers = [rank for rank in range(len(self.spec.parties)) if rank != self.spec.rank]
+        self.batches: queue.Queue[_Batch] = queue.Queue(maxsize=_AHEAD)
         self.revealing: queue.Queue[tuple[_Batch, list[Share], float]] = queue.Queue(maxsize=_AHEAD)
         self.warm_ups: queue.Queue[float] = queue.Queue()
         self.thread(self.reveal_outputs, FailureCode.LINK)
@@ -174,6 +170,17 @@ class DataOwnerLoop(_Loop):
             if frame.kind is Kind.RUN:
                 arrays = arrays_of(frame.meta["arrays"], frame.parts)
                 self.submit(frame.id, AboutBatch.of_meta(frame.meta, self.runtime.rungs), arrays)
+
+    def thread(self, target: Callable[[], None], code: FailureCode) -> None:
+        """Run a part of the loop beside the others; any fault in it ends the process."""
+
+        def guarded() -> None:
+            try:
+                target()
+            except BaseException as error:
+                end_process(self.pipe, code, error)
+
+        threading.Thread(target=guarded, name=target.__name__, daemon=True).start()
 
     def submit(self, run_id: int, about: AboutBatch, arrays: dict[str, Any]) -> None:
         """Share one batch of private inputs and queue it."""
@@ -221,7 +228,7 @@ class DataOwnerLoop(_Loop):
             meta = {
                 "arrays": specs,
                 "share_s": batch.share_s,
-                "wait_s": started - batch.received_at,
+                "wait_s": started - batch.shared_at,
                 "run_s": ran - started,
                 "reveal_s": time.monotonic() - ran,
                 "sent_bytes": batch.message_bytes,
