@@ -14,8 +14,8 @@ PARTY_DEFAULTS = {
     # after the first runs: with large weights, as much again as their shares.
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
     # Whoever sets that size gets a heap that is cut back as soon as 128 KB at its end are free: page faults
-    # in each run, an eighth of cheetah's. This much may stay.
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
+    # in each run, an eighth of cheetah's. This much may stay, in the heap of each thread.
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 20),
 }
 """What the runner sets for its parties, unless its own environment says otherwise."""
 

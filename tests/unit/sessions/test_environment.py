@@ -13,7 +13,7 @@ def test_a_party_has_one_thread_for_products_and_gives_large_buffers_back(monkey
     assert environment["OMP_THREAD_LIMIT"] == "1"
     assert environment["MALLOC_MMAP_THRESHOLD_"] == "4194304"
     # Without it, the size above would have the heap cut back, and grown again, in each run.
-    assert environment["MALLOC_TRIM_THRESHOLD_"] == "16777216"
+    assert environment["MALLOC_TRIM_THRESHOLD_"] == "4194304"
 
 
 def test_what_the_operator_has_set_wins(monkeypatch: pytest.MonkeyPatch):
