@@ -22,8 +22,9 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "estimate.md"
 TABLE = ROOT / "secure_runner" / "programs" / "time_table.py"
 NOWHERE = Network("this machine", 0.0, float("inf"))
+CIPHERTEXT_TIMES = ("exchanged_s", "multiplied_s", "switch_s")
+"""Those that :mod:`benchmarks.packing` fits."""
 _FITTED = ("run_s", "message_s", "byte_s", "dot_byte_s", "product_s", "moved_s")
-_CIPHERTEXTS = ("exchanged_s", "multiplied_s", "switch_s")
 Key = tuple[str, str, int]
 
 
@@ -54,7 +55,7 @@ def _fit(runs: Sequence[EstimateRun], found: Mapping[Key, Estimate]) -> dict[str
         relative = messages / np.array([run.rounds for run in mine])
         share = float(relative.sum() / (relative**2).sum())
         times = dict(zip(_FITTED, weights, strict=True))
-        times |= {name: stretch * getattr(known, name) for name in _CIPHERTEXTS}
+        times |= {name: stretch * getattr(known, name) for name in CIPHERTEXT_TIMES}
         rounded = {name: float(f"{seconds:.3g}") for name, seconds in times.items()}
         table[protocol] = known._replace(**rounded, rounds=round(share, 3))
     return table

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.estimate_error import write_times
+from benchmarks.estimate_error import CIPHERTEXT_TIMES, write_times
 from benchmarks.spu_parties import SpuParties, compile_function
 from secure_runner.programs.ciphertexts import Ciphertexts, ciphertexts
 from secure_runner.programs.manifest import NumericSpec
@@ -53,10 +53,8 @@ def main(words: Sequence[str]) -> None:
     times = _fit(counted, taken)
     print(f"once {times[0]:.3g} s; a ciphertext, a product, a key switch {times[1:]} s")
     if "--fit" in words:
-        names = ("exchanged_s", "multiplied_s", "switch_s")
-        write_times(
-            TIMES | {"cheetah": TIMES["cheetah"]._replace(**dict(zip(names, times[1:], strict=True)))}
-        )
+        fitted = dict(zip(CIPHERTEXT_TIMES, times[1:], strict=True))
+        write_times(TIMES | {"cheetah": TIMES["cheetah"]._replace(**fitted)})
 
 
 def _cpu_s(parties: SpuParties, name: str, compiled: Any, inputs: Any, config: Any) -> float:

@@ -29,7 +29,7 @@ _GROWTH = {
 }
 
 _PANELS = {
-    "value": ("scaled_ms", "p50 of a run, ms"),
+    "value": ("estimated_scaled_ms", "p50 of a run, ms"),
     "sent_bytes": ("estimated_bytes", "sent by one party, bytes"),
     "rounds": ("estimated_rounds", "rounds"),
 }

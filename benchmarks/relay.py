@@ -93,11 +93,11 @@ def on_loopback(targets: Mapping[int, int]) -> list[Line]:
 class _Alarm:
     """Calls at a time, to some hundredths of a millisecond: event loops round to whole ones, or are slow."""
 
-    _MONOTONIC, _NONBLOCK, _ABSOLUTE = 1, os.O_NONBLOCK, 1
+    _ABSOLUTE = 1
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._timer = self._libc.timerfd_create(self._MONOTONIC, self._NONBLOCK)
+        self._timer = self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK)
         if self._timer < 0:
             raise OSError(ctypes.get_errno(), "the kernel gave no timer")
         self._numbers = itertools.count()

@@ -335,8 +335,7 @@ class Deployed:
         """Tasks that have not ended with the deployment."""
         for _ in range(3):
             await asyncio.sleep(0)  # those that are cancelled end in their next turn
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        return [repr(task) for task in others if not task.done()]
+        return [repr(task) for task in asyncio.all_tasks() - {asyncio.current_task()}]
 
 
 @pytest.fixture(scope="session")

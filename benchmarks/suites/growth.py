@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from benchmarks.estimate_error import NOWHERE
 from benchmarks.estimate_runs import Runs
 from benchmarks.models import NamedMlp, mlp
 from benchmarks.records import Record
@@ -25,16 +26,13 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 WIDTHS = (16, 32, 64, 128, 256)
 DEPTHS = (1, 2, 3, 4, 6)
 ROUND_TRIPS_MS = (1, 5, 10, 20, 40)
-_NOWHERE = Network("this machine", 0.0, float("inf"))
 _ESTIMATED = {
     "estimated_ms": "value",
-    "scaled_ms": "value",
+    "estimated_scaled_ms": "value",
     "estimated_bytes": "sent_bytes",
     "estimated_rounds": "rounds",
 }
 """Where an estimate is, and what a point measures of it."""
-_ERRORS = {name: name.replace("estimated", "estimate_error") for name in _ESTIMATED}
-_ERRORS["scaled_ms"] = "estimate_error_scaled_ms"
 
 
 def run(bench: Workbench) -> Iterator[Record]:
@@ -69,7 +67,7 @@ def _errors(points: Sequence[Record]) -> Iterator[Record]:
         held = [(point[estimated], point[measured]) for point in found if measured in point]
         off = [100 * abs(says / is_ - 1) for says, is_ in held]
         yield Record.of(
-            _ERRORS[estimated],
+            estimated.replace("estimated", "estimate_error"),
             suite=SUITE,
             protocol=points[0].protocol,
             batch=0,
@@ -97,7 +95,7 @@ class _Points:
             n=self._times,
             x=x,
             model=model.name,
-            **self._estimated_ms(priced, _NOWHERE),
+            **self._estimated_ms(priced, NOWHERE),
             sent_bytes=round(found.sent_bytes),
             rounds=round(found.rounds, 1),
         )
@@ -117,7 +115,7 @@ class _Points:
         )
 
     def _estimated_ms(self, priced: Estimate, network: Network) -> dict[str, float]:
-        speeds = {"estimated_ms": 1.0, "scaled_ms": self._speed}
+        speeds = {"estimated_ms": 1.0, "estimated_scaled_ms": self._speed}
         return {name: round(1000 * priced.seconds(network, speed), 2) for name, speed in speeds.items()}
 
     def _record(self, name: str, priced: Estimate, **fields: Any) -> Record:

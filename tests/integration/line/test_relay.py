@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.relay import Line, Relay
+from benchmarks.spu_parties import free_ports
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -22,8 +23,7 @@ _BYTES = 20_000_000
 def _relayed() -> Iterator[tuple[Relay, Line, socket.socket]]:
     """A relay, its line, and the listening socket that the line ends at."""
     with socket.create_server(("127.0.0.1", 0)) as behind:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        (port,) = free_ports(1)
         line = Line("127.0.0.1", port, *behind.getsockname())
         with Relay([line]) as relay:
             yield relay, line, behind
