@@ -74,6 +74,8 @@ class Kind(enum.IntEnum):
     """On the link while idle, so that firewalls keep the connection."""
     ADMIT = 10
     """Model owner's party to runner: may this batch run? And the runner's answer."""
+    PREPARE = 11
+    """On the link: input shares of a run for its own sake, which uses up what is left of a stock."""
 
 
 @dataclass(frozen=True)

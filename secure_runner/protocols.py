@@ -39,6 +39,8 @@ class Protocol:
     """
     homomorphic_products: bool
     """Whether matrix products are homomorphic, their answers packed or not."""
+    stocks_transfers: bool
+    """Whether runs use up a stock of oblivious transfers, and hold still while the next one is made."""
 
 
 PROTOCOLS: dict[ProtocolName, Protocol] = {
@@ -50,6 +52,7 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
         link_without_sequence_ids=False,
         inputs_stay_with_owner=True,
         homomorphic_products=True,
+        stocks_transfers=True,
     ),
     "semi2k": Protocol(
         name="semi2k",
@@ -59,6 +62,7 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
         link_without_sequence_ids=True,
         inputs_stay_with_owner=False,
         homomorphic_products=False,
+        stocks_transfers=False,
     ),
     "aby3": Protocol(
         name="aby3",
@@ -68,6 +72,7 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
         link_without_sequence_ids=True,
         inputs_stay_with_owner=False,
         homomorphic_products=False,
+        stocks_transfers=False,
     ),
 }
 

@@ -112,6 +112,13 @@ METRICS: tuple[MetricSpec, ...] = (
         "runner",
         ("party", "lane", "direction"),
     ),
+    MetricSpec(
+        "secure_runner_transfer_stocks",
+        "gauge",
+        "Stocks of oblivious transfers made since the session began (cheetah): ahead, or in_run, which waits",
+        "data owner's runner",
+        ("lane", "made"),
+    ),
     MetricSpec("secure_runner_sessions_total", "counter", "Sessions begun", "runner", ("party",)),
     MetricSpec(
         "secure_runner_session_ends_total",

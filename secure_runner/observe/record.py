@@ -158,6 +158,9 @@ class PartyRecord:
         ):
             self._metrics.of("secure_runner_share_bytes_total", party, direction).inc(shares)
             self._metrics.of("secure_runner_link_bytes", party, str(lane), direction).set(link)
+        for made, stocks in (("ahead", report.stocks_ahead), ("in_run", report.stocks_in_runs)):
+            if stocks:
+                self._metrics.of("secure_runner_transfer_stocks", str(lane), made).set(stocks)
 
 
 class Records:

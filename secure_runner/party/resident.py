@@ -7,12 +7,14 @@ batches over its own SPU link until the session ends.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import spu
 from secretflow.device.device.spu import SPU, SPURuntime
 from secretflow.distributed.primitive import remote
@@ -58,11 +60,15 @@ class Resident:
     stages: Stages
 
 
+_MOST_TWICE_BYTES = 32 << 20
+"""Params that a second runtime holds too: SPU takes some 6 bytes for each of cheetah's at the model owner."""
+
+
 @dataclass(frozen=True)
 class _Rung:
-    """One executable, and the SPU runtime that it runs in."""
+    """One executable, and the SPU runtimes that it runs in, in turns."""
 
-    runtime: spu.Runtime
+    runtimes: tuple[spu.Runtime, ...]
     executable: spu.Executable
 
 
@@ -117,8 +123,9 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
             share.share_chunks = list(chunks[info.start_chunk_index : info.end_chunk_index])
         del chunks
         for name, whole in self._assembly.add(shares):
-            for runtime in dict.fromkeys(self._runtimes.values()):
-                runtime.set_var(param_name(name), whole)
+            for runtimes in dict.fromkeys(self._runtimes.values()):
+                for runtime in runtimes:
+                    runtime.set_var(param_name(name), whole)
 
     def load_program(self) -> None:
         """Make the ladder of executables resident."""
@@ -128,11 +135,11 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
             executable.ParseFromString((Path(self.spec.program_dir) / entry.file).read_bytes())
             self.rungs[entry.batch_size] = _Rung(self._runtimes[entry.batch_size], executable)
 
-    def _make_runtimes(self) -> dict[int, spu.Runtime]:
-        """Batch size → SPU runtime: one for all of the same settings, or, where a dealer pins transcripts,
-        one for each."""
+    def _make_runtimes(self) -> dict[int, tuple[spu.Runtime, ...]]:
+        """Batch size → SPU runtimes: one or two for all of the same settings, or, where a dealer pins
+        transcripts, one for each."""
         cluster, numeric = self.spec.settings.cluster, self.manifest.numeric
-        runtimes: dict[int, spu.Runtime] = {}
+        runtimes: dict[int, tuple[spu.Runtime, ...]] = {}
         if cluster.dealer is None:
             for packed in (True, False):
                 rungs = [one.batch_size for one in self.manifest.executables if one.packed_products is packed]
@@ -140,15 +147,25 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
                     config = runtime_config_dict(
                         cluster.protocol, numeric, insecure=cluster.insecure, packed_products=packed
                     )
-                    runtime = spu.Runtime(self.link.spawn(), make_runtime_config(config))
-                    runtimes |= dict.fromkeys(rungs, runtime)
+                    made = [
+                        spu.Runtime(self.link.spawn(), make_runtime_config(config))
+                        for _ in range(self._turns())
+                    ]
+                    runtimes |= dict.fromkeys(rungs, tuple(made))
             return runtimes
         self._dealing = Dealing(self.spec, self._lose_dealer)
         for entry in self.manifest.executables:
             beaver = self._dealing.register(entry)
             config = runtime_config_dict(cluster.protocol, numeric, beaver=beaver)
-            runtimes[entry.batch_size] = spu.Runtime(self.link.spawn(), make_runtime_config(config))
+            runtimes[entry.batch_size] = (spu.Runtime(self.link.spawn(), make_runtime_config(config)),)
         return runtimes
+
+    def _turns(self) -> int:
+        """How many runtimes of the same settings take turns; all parties come to the same number."""
+        params = self.manifest.params
+        params_bytes = sum(math.prod(p.with_batch(1)) * np.dtype(p.dtype).itemsize for p in params)
+        stocks = protocol(self.spec.settings.cluster.protocol).stocks_transfers
+        return 2 if stocks and params_bytes <= _MOST_TWICE_BYTES else 1
 
     def _lose_dealer(self, reason: str) -> None:
         end_process(self.pipe, FailureCode.DEALER, UnavailableError(reason))
@@ -159,17 +176,24 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
         split = [self.io.make_shares(array, spu.Visibility.VIS_SECRET, owner) for array in arrays]
         return [[shares[rank] for shares in split] for rank in range(len(self.spec.parties))]
 
-    def run_batch(self, batch_size: int, shares: Sequence[Share]) -> list[Share]:
-        """Run one batch: this party's input shares in, its output shares out. All parties run together."""
+    def run_batch(self, batch_size: int, shares: Sequence[Share], turn: int = 0) -> list[Share]:
+        """Run one batch: this party's input shares in, its output shares out. All parties run together.
+
+        Args:
+            batch_size: which executable.
+            shares: one of each private input.
+            turn: in which of the executable's runtimes; one runs one batch at a time.
+        """
         input_names = [input_name(tensor.name) for tensor in self.manifest.private_inputs]
         output_names = [output_name(tensor.name) for tensor in self.manifest.private_outputs]
         rung = self.rungs[batch_size]
+        runtime = rung.runtimes[turn]
         for name, share in zip(input_names, shares, strict=True):
-            rung.runtime.set_var(name, share)
-        rung.runtime.run(rung.executable)
-        results = [rung.runtime.get_var(name) for name in output_names]
+            runtime.set_var(name, share)
+        runtime.run(rung.executable)
+        results = [runtime.get_var(name) for name in output_names]
         for name in (*input_names, *output_names):
-            rung.runtime.del_var(name)
+            runtime.del_var(name)
         return results
 
     def reveal(self, shares: Sequence[Sequence[Share]]) -> list[Any]:

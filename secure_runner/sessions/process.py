@@ -45,7 +45,7 @@ _STREAM_LIMIT = 1 << 24
 _REPORT_EVERY_S = 0.25
 """Batches are told of together. Told of one by one, between the requests of a lone client, they take it a
 millisecond of each: with cold caches and on the cores that run the next batch."""
-_REPORTED = tuple(field.name for field in fields(RunReport) if field.name.endswith(("_s", "_bytes")))
+_REPORTED = tuple(field.name for field in fields(RunReport) if field.default == 0)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,10 @@ class RunReport:
     link_sent_bytes: int = 0
     """On the SPU link since the session began, as of a second ago."""
     link_received_bytes: int = 0
+    stocks_ahead: int = 0
+    """At the data owner, stocks of oblivious transfers that were made beside runs since the session began."""
+    stocks_in_runs: int = 0
+    """Those that a run had to wait for."""
 
     @property
     def duration_s(self) -> float:

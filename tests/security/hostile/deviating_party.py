@@ -43,6 +43,8 @@ def replaced(runtime: Any, message: bytes) -> list[bytes]:
             share_message(kind, frame.id, shares, about | {"batch_size": {1: 8, 8: 1}[size]})
         ],
         "repeated": lambda: [message, message],
+        "no such turn": lambda: [share_message(kind, frame.id, shares, about | {"turn": 7})],
+        "needless preparation": lambda: [share_message(Kind.PREPARE, 0, shares, about)],
         "result instead of inputs": lambda: [share_message(Kind.RESULT, frame.id, shares, about)],
         "inputs instead of result": lambda: [share_message(Kind.RUN, frame.id, shares, about)],
         "another run's": lambda: [share_message(kind, frame.id + 1, shares, about)],
@@ -91,9 +93,9 @@ def deviate() -> None:
 
 def stop_in_the_first_run(runtime: Any) -> None:
     """Take the input shares of the first batch that is no warm-up, and compute nothing."""
-    from secure_runner.party import loops
+    from secure_runner.party import peer_loop
 
-    check_order = loops.PeerLoop.check_order
+    check_order = peer_loop.PeerLoop.check_order
 
     def stop(self: Any, run_id: int, batch_size: int) -> None:
         check_order(self, run_id, batch_size)
@@ -101,7 +103,7 @@ def stop_in_the_first_run(runtime: Any) -> None:
             DONE.touch()
             time.sleep(FOR_EVER_S)
 
-    loops.PeerLoop.check_order = stop  # type: ignore[method-assign]
+    peer_loop.PeerLoop.check_order = stop  # type: ignore[method-assign]
 
 
 done = party.Stages.done

@@ -36,6 +36,8 @@ _DEVIATIONS = (
     "wrong shape",
     "other batch size",
     "repeated",
+    "no such turn",
+    "needless preparation",
     "result instead of inputs",
 )
 _STOPS = {

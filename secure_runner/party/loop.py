@@ -1,0 +1,92 @@
+"""What the request loops of all parties have in common."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from secure_runner.frames import Frame, Kind
+from secure_runner.party.exit import FailureCode, end_process
+from secure_runner.party.traffic import LinkTraffic
+
+if TYPE_CHECKING:
+    from spu.libspu import Share
+
+    from secure_runner.party.about import AboutBatch
+    from secure_runner.party.resident import ResidentRuntime
+
+__all__ = ["Batch", "Loop"]
+
+_TRAFFIC_INTERVAL_S = 1.0
+_LAST = 19
+"""The highest niceness, which is the lowest priority."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch on its way, at one party."""
+
+    run_id: int
+    """0 for a warm-up or a preparation."""
+    about: AboutBatch
+    shares: list[Share]
+    """This party's, of its inputs."""
+    turn: int = 0
+    """Which of its executable's runtimes it runs in."""
+    shared_at: float = 0.0
+    """At the data owner: when they were on their way."""
+    share_s: float = 0.0
+    message_bytes: int = 0
+    """Of its input shares: sent by the data owner, received by any other party."""
+
+
+class Loop:
+    """Counts the link's traffic, and starts what runs beside the loop itself."""
+
+    def __init__(self, runtime: ResidentRuntime) -> None:
+        self.runtime = runtime
+        self.pipe = runtime.pipe
+        self.spec = runtime.spec
+        self.traffic = {"link_sent_bytes": 0, "link_received_bytes": 0}
+        threading.Thread(target=self.count_traffic, name="count_traffic", daemon=True).start()
+
+    def count_traffic(self) -> None:
+        """Read the link's byte counts now and then, apart from the batches."""
+        cluster = self.spec.settings.cluster
+        traffic = LinkTraffic(
+            {
+                cluster.addresses(party, self.spec.lane, self.spec.slot, listen=listen).link.port
+                for party in self.spec.parties
+                for listen in (False, True)
+            }
+        )
+        while True:
+            sent, received = traffic.read()
+            self.traffic = {"link_sent_bytes": sent, "link_received_bytes": received}
+            time.sleep(_TRAFFIC_INTERVAL_S)
+
+    def thread(self, target: Callable[..., None], code: FailureCode, *args: Any) -> threading.Thread:
+        """Run a part of the loop beside the others; any fault in it ends the process."""
+
+        def guarded() -> None:
+            try:
+                target(*args)
+            except BaseException as error:
+                end_process(self.pipe, code, error)
+
+        thread = threading.Thread(target=guarded, name=target.__name__, daemon=True)
+        thread.start()
+        return thread
+
+    def tell(self, batch: Batch, run_s: float, **bytes_: int) -> None:
+        """Tell this party's runner, for its records, of a batch that it gets no answer of."""
+        meta = batch.about.as_meta() | {"run_s": run_s} | bytes_ | self.traffic
+        self.pipe.send(Frame(Kind.RESULT, batch.run_id, meta))
+
+    def give_way(self) -> None:
+        """Let all other threads of the machine go before the calling one, for good."""
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LAST)
