@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import sys
+import traceback
 
 import secretflow as sf
 import spu
@@ -33,7 +34,8 @@ def open_link(settings, identity, slot):
     desc.id = f"{SESSION}-{slot}"
     for party in cluster.ranked_parties:
         desc.add_party(party, str(cluster.addresses(party, 0, slot).link))
-    desc.recv_timeout_ms = 3000
+    # Where a peer listens a moment late, brpc looks again after three seconds.
+    desc.recv_timeout_ms = 10_000
     desc.connect_retry_times, desc.connect_retry_interval_ms = 100, 100
     identity.secure(desc)
     return spu.link.create_brpc(desc, cluster.ranked_parties.index(settings.party))
@@ -62,7 +64,12 @@ def main():
     except RuntimeError:
         say(second="timeout")
     sys.stdin.readline()
-    os._exit(0)
 
 
-main()
+try:
+    main()
+except BaseException:
+    traceback.print_exc()
+    # SecretFlow's threads would keep the process.
+    os._exit(1)
+os._exit(0)

@@ -18,7 +18,7 @@ from secure_runner.sessions import process
 from secure_runner.sessions.keeper import PartyFiles
 
 ROWS, WIDTH = 64, 320
-BATCHES_AFTER = 20
+BATCHES_AFTER = 14
 ATOL = 2e-3
 
 
