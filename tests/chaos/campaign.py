@@ -124,6 +124,7 @@ def beset(
     seconds: float = math.inf,
     at_least: int = 0,
     times: int = sys.maxsize,
+    pause_s: tuple[float, float] = _PAUSE_S,
     say: Callable[[str], None],
 ) -> None:
     """Do faults at random moments, for so long and at least so many; each kind once before any again."""
@@ -131,7 +132,7 @@ def beset(
     for name in itertools.islice(_in_turn(faults, chosen), times):
         if time.monotonic() - began_s > seconds and len(outcome.recoveries) >= at_least:
             break
-        time.sleep(chosen.uniform(*_PAUSE_S))
+        time.sleep(chosen.uniform(*pause_s))
         target.note_ports()
         warm = target.has_warm_standbys()
         try:

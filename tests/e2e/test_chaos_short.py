@@ -51,6 +51,7 @@ def test_faults_under_load_cost_time_and_nothing_else(tmp_path):
                 host=Host(),
                 chosen=random.Random(_SEED),
                 times=len(_FAULTS),
+                pause_s=(1.0, 4.0),
                 say=print,
             )
         outcome.counts = load.counts()
