@@ -8,7 +8,6 @@ import math
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import async_timeout
@@ -30,37 +29,24 @@ from secure_runner.http.body import (
     TRACE_HEADER,
     checked_request_id,
     deadline_s_of,
-    new_request_id,
     read_body,
 )
 from secure_runner.http.codecs import JSON, decode_body, encoding_for, media_type_of
 from secure_runner.http.codes import RequestError, public_error
+from secure_runner.http.exchange import Exchange
 from secure_runner.http.limits import Limiter
 from secure_runner.http.settings import HttpSettings
-from secure_runner.http.types import Arrays, Observer, Predictor, RequestOutcome
+from secure_runner.http.types import Arrays, Observer, Predictor
 from secure_runner.http.validation import batch_rows, validate_inputs
 from secure_runner.observe.traces import current_traceparent, span
 from secure_runner.programs.manifest import Manifest
 
-__all__ = ["Decoded", "Exchange", "PredictionApi", "log_defect"]
+__all__ = ["Decoded", "PredictionApi", "log_defect"]
 
 logger = logging.getLogger(__name__)
 
 READY_TIMEOUT_S = 1.5
 _CLOSING_CODES = frozenset({"body_too_large", "body_timeout", "unsupported_encoding"})
-
-
-@dataclass
-class Exchange:
-    """One request under way: what is known of it so far, for its answer and for those who watch."""
-
-    request: Request
-    endpoint: str
-    request_id: str = field(default_factory=new_request_id)
-    started_s: float = field(default_factory=time.monotonic)
-    client: str | None = None
-    rows: int = 0
-    request_bytes: int = 0
 
 
 Decoded = tuple[Any, Callable[[Arrays], Response]]
@@ -166,7 +152,8 @@ class PredictionApi:
             traced.set_attribute("secure_runner.code", code)
             traced.set_attribute("secure_runner.request_id", exchange.request_id)
             response.headers[TRACE_HEADER] = current_traceparent()
-            self._report(exchange, code, response)
+            if self._observe is not None:
+                exchange.tell(self._observe, code, response)
         return response
 
     async def _guard(
@@ -179,7 +166,7 @@ class PredictionApi:
         exchange, code = Exchange(request, endpoint), "ok"
         try:
             if (sent := request.headers.get(REQUEST_ID_HEADER)) is not None:
-                exchange.request_id = checked_request_id(sent)
+                exchange.is_named(checked_request_id(sent))
             exchange.client = self._authenticator.client_of(request.headers.get("authorization"))
             response = await respond(exchange)
         except SecureRunnerError as error:
@@ -205,14 +192,24 @@ class PredictionApi:
         exchange.rows = batch_rows(manifest, inputs)
         left_s = deadline_s - (time.monotonic() - exchange.started_s)
         outputs = await self.compute(
-            inputs, request_id=exchange.request_id, deadline_s=left_s, client=exchange.client
+            inputs,
+            request_id=exchange.request_id,
+            deadline_s=left_s,
+            client=exchange.client,
+            repeatable=exchange.repeatable,
         )
         response = encode({spec.name: outputs[spec.name] for spec in manifest.outputs})
         response.headers[PROGRAM_HEADER] = self._digest_of(manifest)
         return response
 
     async def compute(
-        self, inputs: Arrays, *, request_id: str, deadline_s: float, client: str | None
+        self,
+        inputs: Arrays,
+        *,
+        request_id: str,
+        deadline_s: float,
+        client: str | None,
+        repeatable: bool = True,
     ) -> Arrays:
         """Validated rows to predictions, counted against the client's rows of the day.
 
@@ -224,7 +221,9 @@ class PredictionApi:
         self.limiter.admit_rows(client, rows)
         if deadline_s <= 0:
             raise DeadlineError("the deadline passed while the body was read")
-        computed = predictor.predict(inputs, request_id=request_id, deadline_s=deadline_s, client=client)
+        computed = predictor.predict(
+            inputs, request_id=request_id, deadline_s=deadline_s, client=client, repeatable=repeatable
+        )
         try:
             async with async_timeout.timeout(deadline_s):
                 return await computed
@@ -245,23 +244,6 @@ class PredictionApi:
         encoding = encoding_for(headers.get("accept"), media_type, manifest)
         raw = decode_body(media_type, body, manifest, max_bytes=self.settings.max_body_bytes)
         return raw, lambda outputs: Response(encoding.encode(outputs), media_type=encoding.media_type)
-
-    def _report(self, exchange: Exchange, code: str, response: Response) -> None:
-        if self._observe is None:
-            return
-        self._observe(
-            RequestOutcome(
-                endpoint=exchange.endpoint,
-                request_id=exchange.request_id,
-                client=exchange.client,
-                status=response.status_code,
-                code=code,
-                rows=exchange.rows,
-                request_bytes=exchange.request_bytes,
-                response_bytes=len(bytes(response.body)),
-                duration_s=time.monotonic() - exchange.started_s,
-            )
-        )
 
 
 def _error_response(

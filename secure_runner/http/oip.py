@@ -15,10 +15,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from secure_runner.http.api import Decoded, Exchange, PredictionApi
+from secure_runner.http.api import Decoded, PredictionApi
 from secure_runner.http.body import REQUEST_ID_HEADER, is_request_id
 from secure_runner.http.codecs import JSON, OCTETS, read_json
 from secure_runner.http.codes import RequestError
+from secure_runner.http.exchange import Exchange
 from secure_runner.http.oip_tensors import datatype_of, read_inputs, tensor_bytes
 from secure_runner.http.types import Arrays
 from secure_runner.programs.manifest import Manifest, TensorSpec
@@ -130,7 +131,7 @@ def _decode(exchange: Exchange, body: bytes, manifest: Manifest) -> Decoded:
     if inference_id is not None and not isinstance(inference_id, str):
         raise RequestError("malformed_body", "id is a string")
     if is_request_id(inference_id) and REQUEST_ID_HEADER not in exchange.request.headers:
-        exchange.request_id = str(inference_id)
+        exchange.is_named(str(inference_id))
     wanted = _wanted_outputs(document, manifest)
     raw = read_inputs(document["inputs"], binary)
     return raw, _encode(manifest, wanted, inference_id, binary_request=is_binary)

@@ -28,10 +28,11 @@ from secure_runner.bulk.chunks import score_chunks
 from secure_runner.bulk.job import Job
 from secure_runner.bulk.tables import write_outputs
 from secure_runner.errors import InputError, OverloadedError, SecureRunnerError
-from secure_runner.http.api import Exchange, PredictionApi, log_defect
+from secure_runner.http.api import PredictionApi, log_defect
 from secure_runner.http.body import PROGRAM_HEADER, read_body
 from secure_runner.http.codecs import JSON
 from secure_runner.http.codes import RequestError, public_error
+from secure_runner.http.exchange import Exchange
 from secure_runner.http.task_files import MEDIA_TYPES, Upload, read_upload, rows_of
 from secure_runner.http.types import Arrays
 from secure_runner.programs.manifest import Manifest

@@ -21,7 +21,13 @@ class Predictor(Protocol):
     manifest: Manifest
 
     async def predict(
-        self, inputs: Arrays, *, request_id: str, deadline_s: float | None, client: str | None
+        self,
+        inputs: Arrays,
+        *,
+        request_id: str,
+        deadline_s: float | None,
+        client: str | None,
+        repeatable: bool,
     ) -> Arrays:
         """Compute one batch.
 
@@ -31,6 +37,8 @@ class Predictor(Protocol):
                 removes duplicates must use the pair of ``client`` and ``request_id`` as the key.
             deadline_s: seconds from now after which nobody waits for the answer any more.
             client: who asks, as authenticated; ``None`` where authentication is off.
+            repeatable: whether the same request may come again under its id. Nobody knows an id that the
+                service made before its answer is there.
 
         Returns:
             By name of ``manifest.outputs``, with as many rows as the inputs.

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DataOwnerLoop"]
 
-_AHEAD = 2
-"""Batches whose shares may travel ahead of the one that runs."""
 _WARM_UP_S = 3.0
 """After this long, the rest of the ladder is left to its first request."""
 
@@ -37,10 +35,11 @@ class DataOwnerLoop(Loop):
 
     def __init__(self, runtime: ResidentRuntime) -> None:
         super().__init__(runtime)
+        # No bounds: this party's runner has no more than two batches of a lane under way.
         self.peers = [rank for rank in range(len(self.spec.parties)) if rank != self.spec.rank]
-        self.batches: queue.Queue[Batch] = queue.Queue(maxsize=_AHEAD)
-        self.revealing: queue.Queue[tuple[Batch, list[Share], float]] = queue.Queue(maxsize=_AHEAD)
-        self.warm_ups: queue.Queue[float] = queue.Queue()
+        self.batches: queue.SimpleQueue[Batch] = queue.SimpleQueue()
+        self.revealing: queue.SimpleQueue[tuple[Batch, list[Share], float]] = queue.SimpleQueue()
+        self.warm_ups: queue.SimpleQueue[float] = queue.SimpleQueue()
         self.sending = threading.Lock()
         self.turns = self.turns_of_rungs()
 

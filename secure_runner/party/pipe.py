@@ -22,7 +22,7 @@ class Pipe:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._lock = threading.Lock()
-        self._frames: queue.Queue[Frame] = queue.Queue()
+        self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
 
     def listen(self) -> None:
         """Read frames in a thread of its own, from now on.

@@ -8,6 +8,7 @@ the first, under way or done; with others it is refused, for one of the two woul
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections import OrderedDict
@@ -57,17 +58,31 @@ class RecentRequests:
         self._clock_s = clock_s
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._bytes = 0
+        self._under_way = 0
+        self._none_under_way = asyncio.Event()
 
     async def once(
-        self, key: Key, inputs: Mapping[str, Array], compute: Callable[[], Awaitable[_Outputs]]
+        self, key: Key | None, inputs: Mapping[str, Array], compute: Callable[[], Awaitable[_Outputs]]
     ) -> tuple[_Outputs, bool]:
         """The answer, and whether it is that of an earlier request.
 
-        Failures are not kept: after one, the next request of this id computes anew.
+        Failures are not kept: after one, the next request of this id computes anew. Without a key nothing is:
+        the request cannot come again.
 
         Raises:
             InputError: ``request_id_reused``; the id was used with other inputs.
         """
+        self._under_way += 1
+        try:
+            return (await compute(), False) if key is None else await self._once(key, inputs, compute)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._none_under_way.set()
+
+    async def _once(
+        self, key: Key, inputs: Mapping[str, Array], compute: Callable[[], Awaitable[_Outputs]]
+    ) -> tuple[_Outputs, bool]:
         self._forget()
         digest = _digest(inputs)
         entry = self._entries.get(key)
@@ -86,12 +101,13 @@ class RecentRequests:
             return await self._wait(key, self._begin(key, digest, compute)), False
 
     async def drained(self) -> None:
-        """Let those who wait take their answers, which all have by now; whoever still waits is cancelled."""
-        tasks = [entry.task for entry in self._entries.values() if entry.waiting]
-        if tasks:
-            _, left = await asyncio.wait(tasks, timeout=_DRAIN_TIMEOUT_S)
-            for task in left:
-                task.cancel()
+        """Let those who wait take their answers, which all have by now; give up on whoever still waits."""
+        if self._under_way:
+            self._none_under_way.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._none_under_way.wait(), _DRAIN_TIMEOUT_S)
+        for entry in self._entries.values():
+            entry.task.cancel()
 
     def _begin(self, key: Key, digest: bytes, compute: Callable[[], Awaitable[_Outputs]]) -> _Entry:
         async def run() -> _Outputs:

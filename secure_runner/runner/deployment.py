@@ -142,6 +142,7 @@ class Deployment:
         client: str | None,
         deadline_s: float | None,
         request_id: str | None = None,
+        repeatable: bool = True,
         traceparent: str = "",
     ) -> dict[str, Array]:
         """Answer rows of the manifest's inputs with rows of its outputs.
@@ -150,7 +151,8 @@ class Deployment:
             inputs: by name.
             client: who asks.
             deadline_s: seconds from now.
-            request_id: asked again by the same client, with equal inputs, it is computed once.
+            request_id: in records.
+            repeatable: asked again by the same client under its id, with equal inputs, it is computed once.
             traceparent: W3C Trace Context of the request.
 
         Raises:
@@ -169,8 +171,9 @@ class Deployment:
             note = RequestNote(request_id or uuid.uuid4().hex, client, current_traceparent())
             started, outcome = time.monotonic(), "cancelled"
             try:
+                key = (client, request_id) if repeatable and request_id is not None else None
                 outputs, repeated = await self._recent.once(
-                    (client, note.request_id), inputs, lambda: self._answer(inputs, note, deadline_s)
+                    key, inputs, lambda: self._answer(inputs, note, deadline_s)
                 )
                 outcome = "repeated" if repeated else "ok"
                 return outputs

@@ -24,6 +24,7 @@ def to_request(
     request_id: str,
     client: str | None,
     deadline_s: float | None,
+    repeatable: bool = True,
     traceparent: str = "",
 ) -> bytes:
     """Inputs of one request as a frame."""
@@ -33,13 +34,15 @@ def to_request(
         "request_id": request_id,
         "client": client,
         "deadline_s": deadline_s,
+        "repeatable": repeatable,
         "traceparent": traceparent,
     }
     return b"".join(encode(Frame(Kind.RUN, meta=meta, parts=parts)))
 
 
 def request_of(data: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Inputs of a request, and its ``request_id``, ``client``, ``deadline_s`` and ``traceparent``."""
+    """Inputs of a request, and its ``request_id``, ``client``, ``deadline_s``,
+    ``repeatable`` and ``traceparent``."""
     frame = decode(data)
     meta = dict(frame.meta)
     return arrays_of(meta.pop("arrays"), frame.parts), meta

@@ -161,7 +161,13 @@ class RunnerClient:
         self.manifest = manifest
 
     async def predict(
-        self, inputs: Arrays, *, request_id: str, deadline_s: float | None, client: str | None
+        self,
+        inputs: Arrays,
+        *,
+        request_id: str,
+        deadline_s: float | None,
+        client: str | None,
+        repeatable: bool,
     ) -> dict[str, Array]:
         """See ``Predictor.predict``."""
         frame = to_request(
@@ -169,6 +175,7 @@ class RunnerClient:
             request_id=request_id,
             client=client,
             deadline_s=deadline_s,
+            repeatable=repeatable,
             traceparent=current_traceparent(),
         )
         return answer_of(await self._calls.call(frame))

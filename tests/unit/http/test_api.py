@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -219,6 +220,35 @@ def test_observer_learns_everything_but_values(predictor: Any, client_of: Make) 
     assert seen[1].request_bytes == 1
     assert seen[0].response_bytes == len(b'{"outputs":[6.0,15.5]}')
     assert seen[0].duration_s > 0
+
+
+def test_the_client_is_answered_before_the_observer_is_told(predictor: Any) -> None:
+    """Metrics cost it no time."""
+    happened: list[str] = []
+    api = PredictionApi(
+        predictor,
+        HttpSettings(authentication="none"),
+        lambda outcome: happened.append(f"told {outcome.code}"),
+    )
+    body = json.dumps(ROWS).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers, "query_string": b""}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        happened.append(message["type"])
+
+    asyncio.run(create_app(api)(scope, receive, send))  # type: ignore[arg-type]
+    assert happened == ["http.response.start", "http.response.body", "told ok"]
+
+
+def test_only_a_request_that_its_client_names_can_come_again(client: Any, predictor: Any) -> None:
+    """The runner keeps answers for those alone."""
+    client.post("/predict", json=ROWS)
+    client.post("/predict", json=ROWS, headers={"x-request-id": "a"})
+    assert [call["repeatable"] for call in predictor.calls] == [False, True]
 
 
 def test_requests_in_flight_are_bounded(predictor: Any, single: Any) -> None:

@@ -62,7 +62,9 @@ def test_an_id_that_can_be_a_request_id_is_one(client: Any, predictor: Any) -> N
     document = {"id": "try-1", "inputs": [_x()]}
     assert client.post("/v2/models/sum/infer", json=document).headers["x-request-id"] == "try-1"
     client.post("/v2/models/sum/infer", json=document, headers={"x-request-id": "other"})
-    assert [call["request_id"] for call in predictor.calls] == ["try-1", "other"]
+    client.post("/v2/models/sum/infer", json={"inputs": [_x()]})
+    assert [call["request_id"] for call in predictor.calls][:2] == ["try-1", "other"]
+    assert [call["repeatable"] for call in predictor.calls] == [True, True, False]
 
 
 def test_labels_are_bytes(several_predictor: Any, client_of: Make) -> None:

@@ -56,6 +56,35 @@ def test_under_way_and_done_it_is_computed_once():
     asyncio.run(main())
 
 
+def test_what_cannot_come_again_is_not_kept():
+    """Without a key, each is computed, and nothing of it stays."""
+
+    async def main():
+        recent, compute = RecentRequests(), Compute()
+        answers = [await recent.once(None, _x(3), compute.of(value)) for value in (3, 4)]
+        assert [(answer["y"][0], repeated) for answer, repeated in answers] == [(6, False), (8, False)]
+        assert not recent._entries
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("key", [KEY, None])
+def test_who_is_about_to_be_answered_is_let_go_first(key):
+    """At the end, those under way take their answers."""
+
+    async def main():
+        recent = RecentRequests()
+        answered = asyncio.create_task(recent.once(key, _x(3), Compute(seconds=0.05).of(3)))
+        await asyncio.sleep(0)
+        await recent.drained()
+        # Its task goes on as this one does.
+        await asyncio.sleep(0)
+        assert answered.done()
+        await RecentRequests().drained()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     "other",
     [{"x": np.array([4], np.float32)}, {"x": np.array([3], np.float64)}, {"z": np.array([3], np.float32)}],
