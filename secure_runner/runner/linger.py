@@ -13,6 +13,12 @@ __all__ = ["Linger"]
 _LONGEST_S = 0.1
 _LOOK_EVERY_S = 0.001
 _WEIGHT_OF_NEWEST = 0.2
+_COST_OF_WAITING = 0.25
+"""What a second of waiting is taken to cost, in seconds of a run. The lane stands still, but the processors
+do not: they work on the requests that are coming. Padding, though, takes them as much as any row. With 4, 16
+and 64 clients on two cores: 7 to 10 % more rows a second than with 1.0, and a shorter p99."""
+_MOST_OF_A_RUN = 0.5
+"""No wait is longer than this part of the run that it is for."""
 
 
 class Linger:
@@ -20,8 +26,8 @@ class Linger:
 
     Clients that were answered a moment ago mostly ask again. A run of few rows costs about as much as a run
     of many, so a moment's wait can serve all of them sooner: as long as the rows of all, answered after the
-    wait, are more a second than the rows that are there, answered without it. How fast clients come back is
-    measured; where they come slower than that, nobody waits for them.
+    wait, are more a second than the rows that are there, answered without it; the wait counts for what it
+    costs. How fast clients come back is measured; where they come slower than that, nobody waits for them.
     """
 
     def __init__(self, ladder: Ladder) -> None:
@@ -58,8 +64,8 @@ class Linger:
         if expected <= rows:
             return False
         run_s = self._ladder.expected_s
-        if waited_s >= min(run_s(expected), _LONGEST_S):
+        if waited_s >= min(_MOST_OF_A_RUN * run_s(expected), _LONGEST_S):
             return False
-        worth_s = run_s(rows) * expected / rows - run_s(expected)
+        worth_s = (run_s(rows) * expected / rows - run_s(expected)) / _COST_OF_WAITING
         silent_s = time.monotonic() - self._latest_s
         return max(silent_s, self._gap_s) < worth_s and silent_s <= 2 * self._gap_s + _LOOK_EVERY_S

@@ -95,11 +95,19 @@ def test_a_full_batch_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wait_ends_where_it_costs_more_than_it_brings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that trickle in are waited for no longer than a run takes."""
+    """Rows that trickle in are waited for no longer than half of what a run takes."""
     arrivals = [0.001 + 0.004 * n for n in range(32)]
     waited_s, rows = _waited(monkeypatch, usual_gap_s=0.003, answered=32, arrivals=arrivals, run_s=0.01)
-    assert 1 < rows < 6
-    assert waited_s < 0.012
+    assert 1 < rows < 4
+    assert waited_s < 0.007
+
+
+def test_the_last_clients_of_a_batch_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six of 32 are late, behind the answers to another batch: padding would cost as much as they do."""
+    arrivals = [0.001] * 26 + [0.009 + 0.0005 * n for n in range(6)]
+    waited_s, rows = _waited(monkeypatch, usual_gap_s=0.009, answered=32, arrivals=arrivals, run_s=0.028)
+    assert rows >= 31, "for one row alone it is not worth it"
+    assert waited_s < 0.014
 
 
 def test_two_clients_in_turn_are_merged() -> None:
