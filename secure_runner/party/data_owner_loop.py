@@ -103,22 +103,20 @@ class DataOwnerLoop(Loop):
             if (due := turns.due()) is not None:
                 self.thread(self.prepare, FailureCode.RUN, turns, due)
 
-    def compute(self, batch: Batch) -> tuple[list[Share], bool]:
+    def compute(self, batch: Batch, *, behind: bool = False) -> tuple[list[Share], bool]:
         """Run a batch; its output shares, and whether its runtime's stock was made anew."""
-        size, began_s = batch.about.batch_size, time.thread_time()
-        results = self.runtime.run_batch(size, batch.shares, batch.turn)
-        stocked = self.turns[size].ran(batch.turn, size, time.thread_time() - began_s)
-        return results, stocked
+        size = batch.about.batch_size
+        results, cpu_s = self.runtime.run_batch(size, batch.shares, batch.turn, behind=behind)
+        return results, self.turns[size].ran(batch.turn, size, cpu_s)
 
     def prepare(self, turns: Turns, turn: int) -> None:
         """Have a runtime's stock made anew, behind all else: run zeros until it is."""
-        self.give_way()
         stocked = False
         for _ in range(MOST_PREPARING_RUNS):
             turns.prepare(turn)
             about = AboutBatch(turns.largest)
             batch = self.share(Kind.PREPARE, 0, about, turn, self.zeros(turns.largest))
-            _, stocked = self.compute(batch)
+            _, stocked = self.compute(batch, behind=True)
             self.tell(batch, time.monotonic() - batch.shared_at, sent_bytes=batch.message_bytes)
             if stocked:
                 break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Loop"]
 
 _TRAFFIC_INTERVAL_S = 1.0
-_LAST = 19
-"""The highest niceness, which is the lowest priority."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,3 @@ class Loop:
         """Tell this party's runner, for its records, of a batch that it gets no answer of."""
         meta = batch.about.as_meta() | {"run_s": run_s} | bytes_ | self.traffic
         self.pipe.send(Frame(Kind.RESULT, batch.run_id, meta))
-
-    def give_way(self) -> None:
-        """Let all other threads of the machine go before the calling one, for good."""
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LAST)

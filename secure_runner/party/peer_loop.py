@@ -100,9 +100,8 @@ class PeerLoop(Loop):
 
     def run_behind(self, batch: Batch) -> None:
         """A run that nobody waits for."""
-        self.give_way()
         started = time.monotonic()
-        self.runtime.run_batch(batch.about.batch_size, batch.shares, batch.turn)
+        self.runtime.run_batch(batch.about.batch_size, batch.shares, batch.turn, behind=True)
         self.tell(batch, time.monotonic() - started, received_bytes=batch.message_bytes)
 
     def preparation_of(self, batch: Batch) -> _Preparation:
@@ -115,7 +114,7 @@ class PeerLoop(Loop):
         preparation = self.preparation_of(batch)
         preparation.wait()
         preparation.runs = 0
-        results = self.runtime.run_batch(batch.about.batch_size, batch.shares, batch.turn)
+        results, _ = self.runtime.run_batch(batch.about.batch_size, batch.shares, batch.turn)
         # A warm-up costs the data owner none of its allowance, so it gives it no prediction either.
         revealed = results if batch.run_id else []
         message = share_message(Kind.RESULT, batch.run_id, revealed, {})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from secure_runner.party.dealing import Dealing
 from secure_runner.party.exit import FailureCode, end_process
 from secure_runner.party.owned import owner_rank
 from secure_runner.party.pieces import Assembly
+from secure_runner.party.priority import behind_all
 from secure_runner.programs.manifest import Manifest
 from secure_runner.programs.names import input_name, output_name, param_name
 from secure_runner.protocols import protocol
@@ -176,13 +178,19 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
         split = [self.io.make_shares(array, spu.Visibility.VIS_SECRET, owner) for array in arrays]
         return [[shares[rank] for shares in split] for rank in range(len(self.spec.parties))]
 
-    def run_batch(self, batch_size: int, shares: Sequence[Share], turn: int = 0) -> list[Share]:
+    def run_batch(
+        self, batch_size: int, shares: Sequence[Share], turn: int, *, behind: bool = False
+    ) -> tuple[list[Share], float]:
         """Run one batch: this party's input shares in, its output shares out. All parties run together.
 
         Args:
             batch_size: which executable.
             shares: one of each private input.
             turn: in which of the executable's runtimes; one runs one batch at a time.
+            behind: whether all other work of this machine goes first.
+
+        Returns:
+            The outputs' shares, and the seconds of processor time of the thread that ran.
         """
         input_names = [input_name(tensor.name) for tensor in self.manifest.private_inputs]
         output_names = [output_name(tensor.name) for tensor in self.manifest.private_outputs]
@@ -190,11 +198,17 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
         runtime = rung.runtimes[turn]
         for name, share in zip(input_names, shares, strict=True):
             runtime.set_var(name, share)
-        runtime.run(rung.executable)
+
+        def run() -> float:
+            began_s = time.thread_time()
+            runtime.run(rung.executable)
+            return time.thread_time() - began_s
+
+        cpu_s = behind_all(run) if behind else run()
         results = [runtime.get_var(name) for name in output_names]
         for name in (*input_names, *output_names):
             runtime.del_var(name)
-        return results
+        return results, cpu_s
 
     def reveal(self, shares: Sequence[Sequence[Share]]) -> list[Any]:
         """Reconstruct outputs from all parties' shares. Called at the data owner alone."""

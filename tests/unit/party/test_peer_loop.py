@@ -40,11 +40,13 @@ class Runtime:
         self.coming: list[bytes] = []
         self.sent: list[bytes] = []
         self.told: list[Any] = []
-        self.ran: list[int] = []
+        self.ran: list[tuple[int, bool]] = []
 
-    def run_batch(self, batch_size: int, shares: list[Share], turn: int) -> list[Share]:
-        self.ran.append(turn)
-        return [Share()]
+    def run_batch(
+        self, batch_size: int, shares: list[Share], turn: int, *, behind: bool = False
+    ) -> tuple[list[Share], float]:
+        self.ran.append((turn, behind))
+        return [Share()], 0.01
 
 
 def asks(kind: Kind, run_id: int = 0, turn: int = 1) -> bytes:
@@ -68,7 +70,7 @@ def test_a_preparation_sends_no_share_and_is_told_of_as_no_ones_batch() -> None:
     here = loop(runtime)
     batch = take(here, runtime, asks(Kind.PREPARE))
     here.preparation_of(batch).wait()
-    assert runtime.ran == [1]
+    assert runtime.ran == [(1, True)]
     assert not runtime.sent
     assert [(frame.kind, frame.id, frame.meta["rows"]) for frame in runtime.told] == [(Kind.RESULT, 0, 0)]
 
@@ -78,7 +80,7 @@ def test_a_batch_waits_for_the_preparation_of_its_runtime_and_is_answered() -> N
     here = loop(runtime)
     take(here, runtime, asks(Kind.PREPARE))
     take(here, runtime, asks(Kind.RUN, run_id=1))
-    assert runtime.ran == [1, 1]
+    assert runtime.ran == [(1, True), (1, False)]
     (message,) = runtime.sent
     assert decode(message).id == 1
 
