@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import time
 from dataclasses import dataclass, field
 
@@ -56,10 +57,11 @@ class Exchange:
 
 
 class _Telling(BackgroundTask):
-    """Tells an observer. starlette's own task would have a thread do it."""
+    """Tells an observer, in the request's trace. starlette's own task would have a thread do it."""
 
     def __init__(self, observe: Observer, outcome: RequestOutcome) -> None:
         self._observe, self._outcome = observe, outcome
+        self._context = contextvars.copy_context()
 
     async def __call__(self) -> None:
-        self._observe(self._outcome)
+        self._context.run(self._observe, self._outcome)

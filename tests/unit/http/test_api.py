@@ -27,6 +27,7 @@ from secure_runner.http.app import create_app
 from secure_runner.http.codes import ERROR_CODES
 from secure_runner.http.settings import HttpSettings
 from secure_runner.http.types import RequestOutcome
+from secure_runner.observe.traces import current_traceparent
 
 Make = Callable[..., Any]
 ROWS = {"inputs": [[1, 2, 3], [4, 5, 6.5]]}
@@ -242,6 +243,15 @@ def test_the_client_is_answered_before_the_observer_is_told(predictor: Any) -> N
 
     asyncio.run(create_app(api)(scope, receive, send))  # type: ignore[arg-type]
     assert happened == ["http.response.start", "http.response.body", "told ok"]
+
+
+def test_the_observer_is_told_in_the_trace_of_the_request(predictor: Any, client_of: Make) -> None:
+    """What it logs can be found by the trace that the client was told."""
+    seen: list[str] = []
+    client = client_of(predictor, observe=lambda _: seen.append(current_traceparent()))
+    answer = client.post("/predict", json=ROWS, headers={"traceparent": f"00-{'4b' * 16}-{'0a' * 8}-01"})
+    assert seen == [answer.headers["traceparent"]]
+    assert seen[0].split("-")[1] == "4b" * 16
 
 
 def test_only_a_request_that_its_client_names_can_come_again(client: Any, predictor: Any) -> None:
