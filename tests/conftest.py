@@ -7,10 +7,12 @@ import base64
 import contextlib
 import functools
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -366,6 +368,27 @@ def tls_pair(
     for party in parties.values():
         party.wait_ready()
     return made, parties
+
+
+@pytest.fixture
+def replace_processes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has a party's first processes run a script instead of a party: each with arguments of its own, after
+    those that a party has."""
+    from secure_runner.sessions import process
+
+    start = subprocess.Popen
+
+    def begin(party: str, script: Path, arguments: Sequence[Sequence[str]]) -> None:
+        left = iter(arguments)
+
+        def popen(command: list[str], **options: Any) -> Any:
+            if party in command and (more := next(left, None)) is not None:
+                command = [sys.executable, str(script), *command[3:], *more]
+            return start(command, **options)
+
+        monkeypatch.setattr(process.subprocess, "Popen", popen)
+
+    return begin
 
 
 @pytest.fixture(scope="module")

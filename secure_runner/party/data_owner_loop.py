@@ -17,6 +17,7 @@ from secure_runner.party.exit import FailureCode
 from secure_runner.party.loop import Batch, Loop
 from secure_runner.party.shares import share_message, shares_of
 from secure_runner.party.turns import MOST_PREPARING_RUNS, Turns
+from secure_runner.protocols import protocol
 
 if TYPE_CHECKING:
     import spu
@@ -35,13 +36,15 @@ class DataOwnerLoop(Loop):
 
     def __init__(self, runtime: ResidentRuntime) -> None:
         super().__init__(runtime)
-        # No bounds: this party's runner has no more than two batches of a lane under way.
         self.peers = [rank for rank in range(len(self.spec.parties)) if rank != self.spec.rank]
+        # No bounds: this party's runner has no more than two batches of a lane under way.
         self.batches: queue.SimpleQueue[Batch] = queue.SimpleQueue()
         self.revealing: queue.SimpleQueue[tuple[Batch, list[Share], float]] = queue.SimpleQueue()
         self.warm_ups: queue.SimpleQueue[float] = queue.SimpleQueue()
         self.sending = threading.Lock()
         self.turns = self.turns_of_rungs()
+        stocks = protocol(self.spec.settings.cluster.protocol).stocks_transfers
+        self.stocked = set(self.turns.values()) if stocks else set()
 
     def run(self) -> None:
         """Serve until the session ends."""
@@ -159,8 +162,8 @@ class DataOwnerLoop(Loop):
                 "reveal_s": time.monotonic() - ran,
                 "sent_bytes": batch.message_bytes,
                 "received_bytes": received_bytes,
-                "stocks_ahead": sum(turns.made_ahead for turns in set(self.turns.values())),
-                "stocks_in_runs": sum(turns.held_up for turns in set(self.turns.values())),
+                "stocks_ahead": sum(turns.made_ahead for turns in self.stocked),
+                "stocks_in_runs": sum(turns.held_up for turns in self.stocked),
                 **self.traffic,
             }
             self.pipe.send(Frame(Kind.RESULT, batch.run_id, meta, parts))

@@ -76,13 +76,13 @@ class PeerLoop(Loop):
             raise FrameError("a message on the link asks for nothing that this program can do")
         about = AboutBatch.of_meta(frame.meta, self.runtime.rungs)
         turn = self.turn_of(frame.meta, about.batch_size)
-        if frame.kind is Kind.RUN:
-            self.check_order(frame.id, about.batch_size)
-            if frame.id and self.spec.ask_before_runs:
-                self.ask_runner(frame.id, about)
         batch = Batch(frame.id, about, shares, turn, message_bytes=len(data))
         if frame.kind is Kind.PREPARE:
             self.check_preparation(batch)
+        else:
+            self.check_order(frame.id, about.batch_size)
+            if frame.id and self.spec.ask_before_runs:
+                self.ask_runner(frame.id, about)
         return frame.kind, batch
 
     def turn_of(self, meta: Mapping[str, Any], batch_size: int) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -14,7 +12,6 @@ from prometheus_client import REGISTRY
 from converters import ConvertedModel, TensorSpec
 from secure_runner.programs.build import build_program
 from secure_runner.programs.files import write_program
-from secure_runner.sessions import process
 from secure_runner.sessions.keeper import PartyFiles
 
 ROWS, WIDTH = 64, 320
@@ -43,19 +40,14 @@ def wide_files(tmp_path_factory):
     return PartyFiles(directory / "program", directory / "params.npz"), weights
 
 
-def test_after_the_first_no_batch_waits_for_oblivious_transfers(wide_files, deploy, monkeypatch, tmp_path):
+def test_after_the_first_no_batch_waits_for_oblivious_transfers(
+    wide_files, deploy, replace_processes, tmp_path
+):
     """Both runtimes answer rightly; the one that is not serving makes its stock."""
     files, weights = wide_files
-    notes, start = tmp_path / "notes", subprocess.Popen
-
-    def popen(command, **options):
-        if "data-owner" in command and not notes.exists():
-            notes.touch()
-            script = str(Path(__file__).with_name("noting_party.py"))
-            command = [sys.executable, script, *command[3:], str(notes)]
-        return start(command, **options)
-
-    monkeypatch.setattr(process.subprocess, "Popen", popen)
+    notes = tmp_path / "notes"
+    notes.touch()
+    replace_processes("data-owner", Path(__file__).with_name("noting_party.py"), [[str(notes)]])
     deployed = deploy(files=files, protocol="cheetah")
     draw = np.random.default_rng(2)
 

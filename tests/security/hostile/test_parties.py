@@ -6,10 +6,7 @@ The party runs this project's code with one message replaced. Its runner is hone
 from __future__ import annotations
 
 import asyncio
-import itertools
 import re
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -25,7 +22,7 @@ from secure_runner.http.api import PredictionApi
 from secure_runner.http.app import create_app
 from secure_runner.http.settings import HttpSettings
 from secure_runner.programs.files import read_program
-from secure_runner.sessions import channel, process
+from secure_runner.sessions import channel
 from secure_runner.sessions.messages import Heartbeat
 
 ATOL = 1e-3
@@ -57,20 +54,12 @@ _TIMEOUTS = Timeouts(connect_timeout_s=15.0, recv_timeout_s=1.5, run_timeout_s=2
 
 
 @pytest.fixture
-def deviating(monkeypatch, tmp_path):
+def deviating(replace_processes, tmp_path):
     """Makes a party's first processes deviate, each in a way of its own; gives how many have."""
 
     def begin(party, ways):
-        start, numbers = subprocess.Popen, itertools.count()
-
-        def popen(command, **options):
-            if party in command and (number := next(numbers)) < len(ways):
-                script = str(Path(__file__).with_name("deviating_party.py"))
-                done = str(tmp_path / f"deviated-{number}")
-                command = [sys.executable, script, *command[3:], ways[number], done]
-            return start(command, **options)
-
-        monkeypatch.setattr(process.subprocess, "Popen", popen)
+        arguments = [[way, str(tmp_path / f"deviated-{number}")] for number, way in enumerate(ways)]
+        replace_processes(party, Path(__file__).with_name("deviating_party.py"), arguments)
         return lambda: len(list(tmp_path.glob("deviated-*")))
 
     return begin
