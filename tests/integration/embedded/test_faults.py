@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -26,9 +27,17 @@ def deployed(deploy):
 
 def _processes_of(party: str) -> list[psutil.Process]:
     """In session, in the session in reserve, standing by."""
-    # A process that was killed a moment ago may not have been waited for yet.
-    living = [c for c in psutil.Process().children() if c.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in living if party in child.cmdline()]
+    return [process for process, command in _commands().items() if party in command]
+
+
+def _commands() -> dict[psutil.Process, list[str]]:
+    """Command of each living child: one that was killed is no longer there, waited for already or not."""
+    found = {}
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found[child] = child.cmdline()
+    return found
 
 
 def _all_gone(pids: dict[str, int]) -> bool:
@@ -128,9 +137,7 @@ def test_stopping_leaves_no_process_and_no_port(deployed, small_model):
     """Requests in flight end, every child is gone, every port can be bound again. It comes last."""
     deployed.wait_ready()
     in_session = set(deployed.processes.values())
-    # A process that was killed a moment ago may not have been waited for yet.
-    children = [c for c in psutil.Process().children() if c.status() != psutil.STATUS_ZOMBIE]
-    started = [child for child in children if "secure_runner.party" in child.cmdline()]
+    started = [process for process, command in _commands().items() if "secure_runner.party" in command]
     assert in_session <= {child.pid for child in started}
     in_flight = deployed.submit(np.tile(small_model.rows, (8, 1)))
     deployed.stop()
