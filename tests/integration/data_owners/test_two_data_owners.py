@@ -198,7 +198,8 @@ def test_a_data_owner_is_killed_and_the_other_never_notices(
             answered = asking.right
             one.wait_until(lambda answered=answered: asking.right > answered + 2, timeout_s=60)
             two.start()
-            assert lender["bank-two"].epoch > epoch
+            # the model owner learns that the session serves by a message: a moment after the data owner
+            lender["bank-two"].wait_until(lambda epoch=epoch: lender["bank-two"].epoch > epoch, timeout_s=30)
         rows = small_model.rows[:7]
         np.testing.assert_allclose(two.predict(rows), small_model.expected(rows), rtol=0, atol=ATOL)
     assert asking.failures == []
