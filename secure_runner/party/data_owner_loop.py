@@ -36,7 +36,6 @@ class DataOwnerLoop(Loop):
 
     def __init__(self, runtime: ResidentRuntime) -> None:
         super().__init__(runtime)
-        self.peers = [rank for rank in range(len(self.spec.parties)) if rank != self.spec.rank]
         # No bounds: this party's runner has no more than two batches of a lane under way.
         self.batches: queue.SimpleQueue[Batch] = queue.SimpleQueue()
         self.revealing: queue.SimpleQueue[tuple[Batch, list[Share], float]] = queue.SimpleQueue()
@@ -48,6 +47,7 @@ class DataOwnerLoop(Loop):
 
     def run(self) -> None:
         """Serve until the session ends."""
+        self.watch_runs()
         self.thread(self.reveal_outputs, FailureCode.LINK)
         self.thread(self.keep_link_alive, FailureCode.LINK)
         self.thread(self.run_batches, FailureCode.RUN)
@@ -80,6 +80,7 @@ class DataOwnerLoop(Loop):
     ) -> Batch:
         """Split private inputs, and send each other party its shares of them."""
         started = time.monotonic()
+        self.watch.begins()
         sent_bytes = 0
         inputs = [arrays[tensor.name] for tensor in self.runtime.manifest.private_inputs]
         by_rank = self.runtime.share_inputs(inputs)
@@ -101,6 +102,7 @@ class DataOwnerLoop(Loop):
             batch = self.batches.get()
             started = time.monotonic()
             results, _ = self.compute(batch)
+            self.watch.ran()
             self.revealing.put((batch, results, started))
             turns = self.turns[batch.about.batch_size]
             if (due := turns.due()) is not None:
@@ -120,6 +122,7 @@ class DataOwnerLoop(Loop):
             about = AboutBatch(turns.largest)
             batch = self.share(Kind.PREPARE, 0, about, turn, self.zeros(turns.largest))
             _, stocked = self.compute(batch, behind=True)
+            self.watch.ends()
             self.tell(batch, time.monotonic() - batch.shared_at, sent_bytes=batch.message_bytes)
             if stocked:
                 break
@@ -147,6 +150,7 @@ class DataOwnerLoop(Loop):
                 if frame.kind is not Kind.RESULT or frame.id != batch.run_id:
                     raise ValueError("a party answered another batch than the one that was asked")
                 by_rank[rank] = shares
+            self.watch.ends()
             if batch.run_id == 0:
                 self.warm_ups.put(time.monotonic() - started)
                 continue

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from secure_runner.frames import Frame, Kind
 from secure_runner.party.exit import FailureCode, end_process
+from secure_runner.party.run_watch import RunWatch
 from secure_runner.party.traffic import LinkTraffic
 
 if TYPE_CHECKING:
@@ -42,14 +43,27 @@ class Batch:
 
 
 class Loop:
-    """Counts the link's traffic, and starts what runs beside the loop itself."""
+    """Counts the link's traffic, watches the runs, and starts what goes on beside the loop itself."""
 
     def __init__(self, runtime: ResidentRuntime) -> None:
         self.runtime = runtime
         self.pipe = runtime.pipe
         self.spec = runtime.spec
+        cluster = self.spec.settings.cluster
+        self.peers = [rank for rank in range(len(self.spec.parties)) if rank != self.spec.rank]
+        self.watch = RunWatch(
+            runtime.nudges if cluster.tls else None, self.peers, cluster.timeouts.run_timeout_s
+        )
         self.traffic = {"link_sent_bytes": 0, "link_received_bytes": 0}
         threading.Thread(target=self.count_traffic, name="count_traffic", daemon=True).start()
+
+    def watch_runs(self) -> None:
+        """Meet the other parties, and watch from here on."""
+        try:
+            self.watch.meet()
+        except BaseException as error:
+            end_process(self.pipe, FailureCode.LINK, error)
+        self.thread(self.watch.run, FailureCode.RUN)
 
     def count_traffic(self) -> None:
         """Read the link's byte counts now and then, apart from the batches."""

@@ -51,6 +51,7 @@ class PeerLoop(Loop):
 
     def run(self) -> None:
         """Serve until the session ends."""
+        self.watch_runs()
         self.pipe.send(Frame(Kind.READY, meta={"stages_s": self.runtime.stages.seconds}))
         while True:
             try:
@@ -101,7 +102,9 @@ class PeerLoop(Loop):
     def run_behind(self, batch: Batch) -> None:
         """A run that nobody waits for."""
         started = time.monotonic()
+        self.watch.begins()
         self.runtime.run_batch(batch.about.batch_size, batch.shares, batch.turn, behind=True)
+        self.watch.ends()
         self.tell(batch, time.monotonic() - started, received_bytes=batch.message_bytes)
 
     def preparation_of(self, batch: Batch) -> _Preparation:
@@ -111,6 +114,7 @@ class PeerLoop(Loop):
     def compute(self, batch: Batch) -> None:
         """Run a batch, send its output shares to the data owner, and tell this party's runner."""
         started = time.monotonic()
+        self.watch.begins()
         preparation = self.preparation_of(batch)
         preparation.wait()
         preparation.runs = 0
@@ -119,6 +123,8 @@ class PeerLoop(Loop):
         revealed = results if batch.run_id else []
         message = share_message(Kind.RESULT, batch.run_id, revealed, {})
         self.runtime.outputs.send_async(self.data_owner, message)
+        self.watch.ends()
+        self.watch.ran()
         run_s = time.monotonic() - started
         self.tell(batch, run_s, sent_bytes=len(message), received_bytes=batch.message_bytes)
 

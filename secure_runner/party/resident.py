@@ -78,7 +78,7 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
     """One party's SPU runtime with a resident program.
 
     ``link`` carries SPU's own rounds; ``inputs`` and ``outputs`` are channels beside it, so that shares of
-    the next batch can travel while the present one runs.
+    the next batch can travel while the present one runs. ``nudges`` keep all of them going.
     """
 
     def __init__(self, rank: int, cluster_def: Mapping[str, Any], resident: Resident) -> None:
@@ -102,6 +102,7 @@ class ResidentRuntime(SPURuntime):  # type: ignore[misc]
         resident.identity.prove(self.link)
         self.inputs = self.link.spawn()
         self.outputs = self.link.spawn()
+        self.nudges = self.link.spawn()
         cluster = self.spec.settings.cluster
         self.conf = make_runtime_config(sharing_config_dict(cluster.protocol, self.manifest.numeric))
         self.io = spu.Io(len(self.spec.parties), self.conf)

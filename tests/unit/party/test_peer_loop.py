@@ -23,10 +23,12 @@ class Runtime:
 
     def __init__(self, runtimes: int = 2) -> None:
         nowhere = SimpleNamespace(link=SimpleNamespace(port=0))
-        cluster = SimpleNamespace(addresses=lambda *_, **__: nowhere)
+        timeouts = SimpleNamespace(run_timeout_s=60.0)
+        cluster = SimpleNamespace(addresses=lambda *_, **__: nowhere, tls=None, timeouts=timeouts)
         self.spec = SimpleNamespace(
             settings=SimpleNamespace(cluster=cluster),
             parties=("a", "b"),
+            rank=0,
             lane=0,
             slot=0,
             rank_of=lambda _: 1,
