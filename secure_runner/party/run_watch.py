@@ -111,12 +111,13 @@ class RunWatch:
             pause_s = self._interval_s if self._under_way else pause_s * 2
 
     def _pause(self, seconds: float) -> None:
-        if seconds < _REST_S:
-            time.sleep(seconds)
-            return
-        self._begun.clear()
-        if not self._under_way:
-            self._begun.wait(seconds if seconds < _LAST_S else None)
+        if seconds >= _REST_S and not self._under_way:
+            self._begun.clear()
+            # Nothing is missed: what begins before this line is counted, what begins after it sets the event.
+            if not self._under_way:
+                self._begun.wait(seconds if seconds < _LAST_S else None)
+                return
+        time.sleep(seconds)
 
     def _check_time(self) -> None:
         with self._lock:

@@ -49,7 +49,7 @@ class Clock:
         self.slept: list[float] = []
         monkeypatch.setattr(run_watch.time, "sleep", self.pause)
         monkeypatch.setattr(run_watch.time, "monotonic", lambda: self.now_s)
-        monkeypatch.setattr(watch, "_pause", self.pause)
+        monkeypatch.setattr(watch._begun, "wait", self.pause)
 
     def pause(self, seconds: float) -> None:
         if not self.left:
@@ -105,12 +105,13 @@ def test_nothing_is_ended_while_nothing_is_under_way(alone, monkeypatch) -> None
 def test_a_link_without_tls_is_sent_nothing_but_its_runs_are_ended(monkeypatch) -> None:
     watch = RunWatch(None, [1], limit_s=1.0)
     watch.meet()
-    Clock(monkeypatch, watch, sleeps=1000)
+    clock = Clock(monkeypatch, watch, sleeps=1000)
     watch.begins()
     for _ in range(100):
         watch.ran()
     with pytest.raises(UnavailableError):
         watch.run()
+    assert clock.slept == [0.5] * 3
 
 
 @pytest.mark.timeout(60)
