@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -45,12 +46,14 @@ _LARGEST_BATCH = 32
 _CLIENTS = 64
 _CROWD_MS = 10
 """Round trip at which 64 clients are compared with one: there lines, and not cores, set the pace."""
+_CROWD_LANES = 2
+"""With which they are compared once more."""
 _FIRST_PUBLIC_PORT = 30_000
 _QUIET_S = 90.0
 
 
 def run(bench: Workbench) -> Iterator[Record]:
-    """``network_http`` for each protocol and distance, 64 clients at 10 ms; ``network_lanes`` for semi2k."""
+    """``network_http`` for each protocol and distance; 64 clients, with two lanes too; ``network_lanes``."""
     if not can_make_hosts():
         yield Record.of(
             "network_http",
@@ -69,6 +72,9 @@ def run(bench: Workbench) -> Iterator[Record]:
             with far.clients() as load:
                 yield from _latencies(bench, far, load)
                 yield from _crowd(bench, far, load)
+            far.restart(_CROWD_LANES)
+            with far.clients() as load:
+                yield from _crowd(bench, far, load, lanes=_CROWD_LANES)
             if name == _LANES_PROTOCOL:
                 yield from _lanes(bench, far)
 
@@ -215,14 +221,19 @@ def _latencies(bench: Workbench, far: _Far, load: Load) -> Iterator[Record]:
         )
 
 
-def _crowd(bench: Workbench, far: _Far, load: Load) -> Iterator[Record]:
+def _crowd(bench: Workbench, far: _Far, load: Load, lanes: int = 1) -> Iterator[Record]:
     """Throughput of 64 clients against one, and their p99 against the p50 of one."""
     far.relay.set_round_trip(_CROWD_MS / 1000)
     load.run(clients=_CLIENTS, requests=2)
     one = load.run(clients=1, requests=bench.scale(30, 3))
     many = load.run(clients=_CLIENTS, requests=bench.scale(10, 3))
     common = {"suite": SUITE, "protocol": far.followed.protocol, "batch": 1, "n": len(many.latencies_ms)}
-    noted = {"nominal_ms": _CROWD_MS, "against": f"one client, {_CROWD_MS} ms between the parties"}
+    noted: dict[str, Any] = {
+        "nominal_ms": _CROWD_MS,
+        "against": f"one client, {_CROWD_MS} ms between the parties",
+    }
+    if lanes > 1:
+        noted |= {"lanes": lanes}
     yield Record.of(
         "network_throughput_64_over_1",
         **common,
