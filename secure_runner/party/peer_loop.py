@@ -123,8 +123,8 @@ class PeerLoop(Loop):
         revealed = results if batch.run_id else []
         message = share_message(Kind.RESULT, batch.run_id, revealed, {})
         self.runtime.outputs.send_async(self.data_owner, message)
-        self.watch.ends()
         self.watch.ran()
+        self.watch.ends()
         run_s = time.monotonic() - started
         self.tell(batch, run_s, sent_bytes=len(message), received_bytes=batch.message_bytes)
 
