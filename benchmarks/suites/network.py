@@ -221,19 +221,14 @@ def _latencies(bench: Workbench, far: _Far, load: Load) -> Iterator[Record]:
         )
 
 
-def _crowd(bench: Workbench, far: _Far, load: Load, lanes: int = 1) -> Iterator[Record]:
-    """Throughput of 64 clients against one, and their p99 against the p50 of one."""
+def _crowd(bench: Workbench, far: _Far, load: Load, **noted: Any) -> Iterator[Record]:
+    """Throughput of 64 clients against one, and their p99 against the p50 of one; records hold ``noted``."""
     far.relay.set_round_trip(_CROWD_MS / 1000)
     load.run(clients=_CLIENTS, requests=2)
     one = load.run(clients=1, requests=bench.scale(30, 3))
     many = load.run(clients=_CLIENTS, requests=bench.scale(10, 3))
     common = {"suite": SUITE, "protocol": far.followed.protocol, "batch": 1, "n": len(many.latencies_ms)}
-    noted: dict[str, Any] = {
-        "nominal_ms": _CROWD_MS,
-        "against": f"one client, {_CROWD_MS} ms between the parties",
-    }
-    if lanes > 1:
-        noted |= {"lanes": lanes}
+    noted |= {"nominal_ms": _CROWD_MS, "against": f"one client, {_CROWD_MS} ms between the parties"}
     yield Record.of(
         "network_throughput_64_over_1",
         **common,
