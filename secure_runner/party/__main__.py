@@ -15,7 +15,7 @@ from typing import NoReturn
 from secure_runner.frames import Frame, Kind
 from secure_runner.lifetime import end_with_parent
 from secure_runner.observe.logs import LOG_FORMAT, set_up_logs
-from secure_runner.party.exit import FailureCode, end_process
+from secure_runner.party.exit import FailureCode, end_process, faults_end
 from secure_runner.party.pipe import Pipe
 from secure_runner.party.secretflow_parts import leave_out_unused_parts
 from secure_runner.party.spec import SessionSpec
@@ -57,10 +57,8 @@ def serve_session(pipe: Pipe, stages: Stages) -> NoReturn:
         manifest = read_program(spec.program_dir)
     except Exception as error:
         end_process(pipe, FailureCode.PROGRAM, error)
-    try:
+    with faults_end(pipe, FailureCode.CLUSTER):
         run_session(spec, manifest, pipe, stages)
-    except BaseException as error:
-        end_process(pipe, FailureCode.CLUSTER, error)
     end_process(pipe, FailureCode.LINK, RuntimeError("the session ended"))
 
 

@@ -102,8 +102,8 @@ class DataOwnerLoop(Loop):
             batch = self.batches.get()
             started = time.monotonic()
             results, _ = self.compute(batch)
-            self.watch.ran()
             self.revealing.put((batch, results, started))
+            self.watch.ran()
             turns = self.turns[batch.about.batch_size]
             if (due := turns.due()) is not None:
                 self.thread(self.prepare, FailureCode.RUN, turns, due)

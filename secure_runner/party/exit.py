@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn
 
 from secure_runner.errors import SecureRunnerError
@@ -13,7 +15,7 @@ from secure_runner.frames import Frame, Kind
 if TYPE_CHECKING:
     from secure_runner.party.pipe import Pipe
 
-__all__ = ["FailureCode", "end_process"]
+__all__ = ["FailureCode", "end_process", "faults_end"]
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,15 @@ def end_process(pipe: Pipe, code: FailureCode, error: BaseException) -> NoReturn
         pipe.send(Frame(Kind.FAILED, meta={"code": code.value, "error": type(error).__name__}))
     finally:
         os._exit(1)
+
+
+@contextlib.contextmanager
+def faults_end(pipe: Pipe, code: FailureCode) -> Iterator[None]:
+    """Whatever is raised inside ends this process, as :func:`end_process` does."""
+    try:
+        yield
+    except BaseException as error:
+        end_process(pipe, code, error)
 
 
 def _said(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from secure_runner.frames import Frame, Kind
-from secure_runner.party.exit import FailureCode, end_process
+from secure_runner.party.exit import FailureCode, faults_end
 from secure_runner.party.run_watch import RunWatch
 from secure_runner.party.traffic import LinkTraffic
 
@@ -51,18 +51,15 @@ class Loop:
         self.spec = runtime.spec
         cluster = self.spec.settings.cluster
         self.peers = [rank for rank in range(len(self.spec.parties)) if rank != self.spec.rank]
-        self.watch = RunWatch(
-            runtime.nudges if cluster.tls else None, self.peers, cluster.timeouts.run_timeout_s
-        )
+        nudged = self.peers if cluster.tls else []
+        self.watch = RunWatch(runtime.nudges, nudged, cluster.timeouts.run_timeout_s)
         self.traffic = {"link_sent_bytes": 0, "link_received_bytes": 0}
         threading.Thread(target=self.count_traffic, name="count_traffic", daemon=True).start()
 
     def watch_runs(self) -> None:
         """Meet the other parties, and watch from here on."""
-        try:
+        with faults_end(self.pipe, FailureCode.LINK):
             self.watch.meet()
-        except BaseException as error:
-            end_process(self.pipe, FailureCode.LINK, error)
         self.thread(self.watch.run, FailureCode.RUN)
 
     def count_traffic(self) -> None:
@@ -84,10 +81,8 @@ class Loop:
         """Run a part of the loop beside the others; any fault in it ends the process."""
 
         def guarded() -> None:
-            try:
+            with faults_end(self.pipe, code):
                 target(*args)
-            except BaseException as error:
-                end_process(self.pipe, code, error)
 
         thread = threading.Thread(target=guarded, name=target.__name__, daemon=True)
         thread.start()

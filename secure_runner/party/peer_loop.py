@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from secure_runner.errors import OverloadedError
 from secure_runner.frames import Frame, FrameError, Kind, decode
 from secure_runner.party.about import AboutBatch
-from secure_runner.party.exit import FailureCode, end_process
+from secure_runner.party.exit import FailureCode, end_process, faults_end
 from secure_runner.party.loop import Batch, Loop
 from secure_runner.party.shares import share_message, shares_of
 from secure_runner.party.turns import MOST_PREPARING_RUNS
@@ -54,17 +54,13 @@ class PeerLoop(Loop):
         self.watch_runs()
         self.pipe.send(Frame(Kind.READY, meta={"stages_s": self.runtime.stages.seconds}))
         while True:
-            try:
+            with faults_end(self.pipe, FailureCode.LINK):
                 kind, batch = self.receive()
-            except BaseException as error:
-                end_process(self.pipe, FailureCode.LINK, error)
-            try:
+            with faults_end(self.pipe, FailureCode.RUN):
                 if kind is Kind.PREPARE:
                     self.prepare(batch)
                 else:
                     self.compute(batch)
-            except BaseException as error:
-                end_process(self.pipe, FailureCode.RUN, error)
 
     def receive(self) -> tuple[Kind, Batch]:
         """Take the next input shares off the link, and check them before SPU sees them."""
@@ -123,10 +119,10 @@ class PeerLoop(Loop):
         revealed = results if batch.run_id else []
         message = share_message(Kind.RESULT, batch.run_id, revealed, {})
         self.runtime.outputs.send_async(self.data_owner, message)
-        self.watch.ran()
-        self.watch.ends()
         run_s = time.monotonic() - started
         self.tell(batch, run_s, sent_bytes=len(message), received_bytes=batch.message_bytes)
+        self.watch.ran()
+        self.watch.ends()
 
     def check_order(self, run_id: int, batch_size: int) -> None:
         """Each run has an id of its own; warm-ups, once for each batch size, come before all others."""

@@ -48,16 +48,16 @@ class RunWatch:
     """One party's, of all its batches. Nobody learns from it but that a party has a batch under way.
 
     Args:
-        channel: of the link; None where it has no TLS, and so no buffer to be kept empty.
-        peers: ranks of the other parties.
+        channel: of the link.
+        peers: ranks of the parties to send to; none where the link has no TLS, and so no such buffer.
         limit_s: longest time for a batch, after the one before it.
     """
 
-    def __init__(self, channel: WatchChannel | None, peers: Sequence[int], limit_s: float) -> None:
+    def __init__(self, channel: WatchChannel, peers: Sequence[int], limit_s: float) -> None:
         self._channel = channel
         self._peers = tuple(peers)
         self._limit_s = limit_s
-        self._interval_s = _LOOK_S if channel is None else _INTERVAL_S
+        self._interval_s = _INTERVAL_S if peers else _LOOK_S
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._begun = threading.Event()
@@ -91,7 +91,10 @@ class RunWatch:
             self._since = time.monotonic()
 
     def ran(self) -> None:
-        """To be called after each run that has the same place in the order of runs at all parties."""
+        """To be called after each run that has the same place in the order of runs at all parties.
+
+        Now and then it reads what has come: not between a run and its answer.
+        """
         self._runs += 1
         if self._runs % _RUNS_BETWEEN_READING == 0:
             self._read()
@@ -129,16 +132,12 @@ class RunWatch:
         self._send(_MARK)
 
     def _send(self, message: bytes) -> None:
-        if self._channel is None:
-            return
         with self._sending:
             for rank in self._peers:
                 self._channel.send_async(rank, message)
 
     def _read(self) -> None:
         """Take what peers have sent up to their last mark but one: it has come, since they have run since."""
-        if self._channel is None:
-            return
         for rank in self._peers:
             while self._channel.recv(rank) != _MARK:
                 pass

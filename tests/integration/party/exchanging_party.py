@@ -15,6 +15,7 @@ from pathlib import Path
 
 import spu
 
+from secure_runner.party.link_identity import LinkIdentity
 from secure_runner.party.run_watch import RunWatch
 
 PORTS = (9001, 9002)
@@ -29,12 +30,9 @@ def open_link(rank: int, send_timeout_s: float, directory: Path) -> spu.link.Con
         desc.add_party(str(party), f"127.0.0.1:{port}")
     desc.recv_timeout_ms, desc.http_timeout_ms = 60_000, int(1000 * send_timeout_s)
     desc.connect_retry_times, desc.connect_retry_interval_ms = 100, 100
-    desc.disable_msg_seq_id = desc.enable_ssl = True
-    for options in (desc.server_ssl_opts, desc.client_ssl_opts):
-        options.cert.certificate_path = str(directory / "party.pem")
-        options.cert.private_key_path = str(directory / "party.key")
-        options.verify.ca_file_path = str(directory / "ca.pem")
-        options.verify.verify_depth = 1
+    desc.disable_msg_seq_id = True
+    pems = ((directory / file).read_bytes() for file in ("party.pem", "party.key", "ca.pem"))
+    LinkIdentity(desc.id, str(rank), ("0", "1"), {}, *pems).secure(desc)
     return spu.link.create_brpc(desc, rank)
 
 

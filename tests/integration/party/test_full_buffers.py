@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import trustme
 
 from tests.e2e.organisations import can_make_hosts
 
@@ -25,14 +26,13 @@ exec "$@"
 
 @pytest.mark.skipif(not can_make_hosts(), reason="needs network namespaces")
 @pytest.mark.timeout(300)
-def test_messages_larger_than_the_sockets_buffer_arrive_without_being_sent_again(tmp_path: Path) -> None:
+def test_messages_larger_than_the_sockets_buffer_arrive_without_being_sent_again(
+    tls_cluster: Callable[..., Any],
+) -> None:
     """Where nothing follows a message, a fifth of these stay until the sender's timeout sends them again."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    issued = authority.issue_cert("127.0.0.1")
-    (tmp_path / "party.pem").write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
-    (tmp_path / "party.key").write_bytes(issued.private_key_pem.bytes())
-    given = f"{EXCHANGES} {SEND_TIMEOUT_S} {tmp_path}"
+    made = tls_cluster("semi2k")
+    made.issue("party", "127.0.0.1")
+    given = f"{EXCHANGES} {SEND_TIMEOUT_S} {made.directory}"
     both = " & ".join(f"{sys.executable} {SCRIPT} {rank} {given}" for rank in (0, 1)) + " & wait"
     said = subprocess.run(
         ["unshare", "--net", "sh", "-ec", _NARROW, "sh", "sh", "-c", both],

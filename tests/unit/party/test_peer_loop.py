@@ -37,6 +37,7 @@ class Runtime:
         self.manifest = SimpleNamespace(private_inputs=["x"])
         self.rungs = {SIZE: SimpleNamespace(runtimes=tuple(object() for _ in range(runtimes)))}
         self.inputs = SimpleNamespace(recv=lambda _: self.coming.pop(0))
+        self.nudges = SimpleNamespace()
         self.outputs = SimpleNamespace(send_async=lambda _, message: self.sent.append(message))
         self.pipe = SimpleNamespace(send=lambda frame: self.told.append(frame))
         self.coming: list[bytes] = []

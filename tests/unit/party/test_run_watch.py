@@ -58,6 +58,11 @@ class Clock:
         self.now_s += seconds
         self.slept.append(seconds)
 
+    def run_out(self) -> None:
+        """Watch for as many sleeps as there are."""
+        with pytest.raises(OverError):
+            self.watch.run()
+
 
 @pytest.fixture
 def alone() -> tuple[RunWatch, Wires]:
@@ -72,8 +77,7 @@ def test_every_peer_is_sent_something_twenty_times_a_second_while_a_batch_is_und
     watch, wires = alone
     clock = Clock(monkeypatch, watch, sleeps=19)
     watch.begins()
-    with pytest.raises(OverError):
-        watch.run()
+    clock.run_out()
     assert clock.slept == [0.05] * 19
     assert [wires.queues[0, peer].qsize() for peer in (1, 2)] == [19, 19]
 
@@ -97,13 +101,13 @@ def test_nothing_is_ended_while_nothing_is_under_way(alone, monkeypatch) -> None
     clock = Clock(monkeypatch, watch, sleeps=5)
     watch.begins()
     watch.ends()
-    with pytest.raises(OverError):
-        watch.run()
+    clock.run_out()
     assert clock.slept == [0.05, 0.1, 0.2, 0.4, 0.8], "each pause is twice the one before"
 
 
 def test_a_link_without_tls_is_sent_nothing_but_its_runs_are_ended(monkeypatch) -> None:
-    watch = RunWatch(None, [1], limit_s=1.0)
+    wires = Wires()
+    watch = RunWatch(wires.of(0), [], limit_s=1.0)
     watch.meet()
     clock = Clock(monkeypatch, watch, sleeps=1000)
     watch.begins()
@@ -112,6 +116,7 @@ def test_a_link_without_tls_is_sent_nothing_but_its_runs_are_ended(monkeypatch) 
     with pytest.raises(UnavailableError):
         watch.run()
     assert clock.slept == [0.5] * 3
+    assert not wires.sent
 
 
 @pytest.mark.timeout(60)
@@ -142,7 +147,7 @@ def test_it_rests_until_the_next_batch(monkeypatch) -> None:
 
 
 @pytest.mark.timeout(60)
-def test_what_is_unread_stays_little_however_many_batches_there_are(monkeypatch) -> None:
+def test_what_is_unread_stays_little_however_many_batches_there_are() -> None:
     """Three parties, whose runs begin together, each with a nudge of every party to all others."""
     wires, parties = Wires(), 3
     together = threading.Barrier(parties)
