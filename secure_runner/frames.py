@@ -10,6 +10,7 @@ All integers are little-endian. Parts are opaque bytes; ``meta`` says what they 
 from __future__ import annotations
 
 import enum
+import functools
 import math
 import operator
 import re
@@ -76,6 +77,9 @@ class Kind(enum.IntEnum):
     """Model owner's party to runner: may this batch run? And the runner's answer."""
     PREPARE = 11
     """On the link: input shares of a run for its own sake, which uses up what is left of a stock."""
+
+
+_KINDS: Mapping[int, Kind] = {int(kind): kind for kind in Kind}
 
 
 @dataclass(frozen=True)
@@ -175,12 +179,10 @@ def arrays_of(specs: Sequence[Mapping[str, Any]], parts: Sequence[Bytes]) -> dic
 
 def _array_of(spec: Mapping[str, Any], part: Bytes) -> tuple[str, Array]:
     try:
-        name, dtype_name = str(spec["name"]), str(spec["dtype"])
-        shape = tuple(operator.index(dim) for dim in spec["shape"])
-        # numpy takes much more for a dtype, Python objects and records among it.
-        if not _DTYPE.fullmatch(dtype_name) or any(dim < 0 for dim in shape):
-            raise FrameError("only arrays of numbers, truth values or strings can be framed")
-        dtype = np.dtype(dtype_name)
+        name, dtype = str(spec["name"]), _dtype_of(str(spec["dtype"]))
+        shape = tuple(map(operator.index, spec["shape"]))
+        if shape and min(shape) < 0:
+            raise FrameError("an array has no negative dimensions")
     except (KeyError, TypeError, ValueError):
         raise FrameError("an array's description has no name, numpy dtype and shape") from None
     if math.prod(shape) * dtype.itemsize != _size(part):
@@ -189,6 +191,14 @@ def _array_of(spec: Mapping[str, Any], part: Bytes) -> tuple[str, Array]:
         return name, np.frombuffer(part, dtype=dtype).reshape(shape)
     except ValueError:
         raise FrameError("an array of this dtype and shape cannot be framed") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _dtype_of(name: str) -> np.dtype[Any]:
+    # numpy takes much more for a dtype, Python objects and records among it.
+    if not _DTYPE.fullmatch(name):
+        raise FrameError("only arrays of numbers, truth values or strings can be framed")
+    return np.dtype(name)
 
 
 def _size(part: Bytes) -> int:
@@ -203,10 +213,10 @@ def _parse_head(view: memoryview) -> tuple[Kind, int, int, int]:
         raise FrameError("not a frame: its first two bytes are wrong")
     if meta_len > _MAX_META_BYTES or part_count > _MAX_PARTS:
         raise FrameError(f"frame with {meta_len} bytes of meta and {part_count} parts is over the limits")
-    try:
-        return Kind(kind), meta_len, id_, part_count
-    except ValueError:
-        raise FrameError(f"frame kind {kind} is not known") from None
+    known = _KINDS.get(kind)
+    if known is None:
+        raise FrameError(f"frame kind {kind} is not known")
+    return known, meta_len, id_, part_count
 
 
 def _body(kind: Kind, id_: int, view: memoryview, meta_len: int, lengths: Sequence[int]) -> Frame:

@@ -172,24 +172,9 @@ def _json_of_outputs(outputs: Arrays) -> bytes:
 def _plain(array: Any) -> Any:
     """What orjson writes as it is: numeric arrays in C order; everything else as lists."""
     array = np.asarray(array)
-    if array.dtype.kind in "fiub" and array.dtype.name in _ORJSON_DTYPES and array.ndim > 0:
+    if array.dtype in _ORJSON_DTYPES and array.ndim > 0:
         return np.ascontiguousarray(array)
     return array.tolist()
 
 
-_ORJSON_DTYPES = frozenset(
-    {
-        "float16",
-        "float32",
-        "float64",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-        "bool",
-    }
-)
+_ORJSON_DTYPES = frozenset(map(np.dtype, "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ?".split()))

@@ -115,6 +115,8 @@ class PartyRecord:
             self._metrics["secure_runner_rows_total"].inc(note.rows)
         elif outcome == "repeated":
             self._metrics["secure_runner_repeated_requests_total"].inc()
+        if self._audit is None:
+            return
         places = {(spec.session_id, spec.epoch, spec.lane) for spec, _ in note.batches}
         entry: dict[str, Any] = {
             "request_id": note.request_id,

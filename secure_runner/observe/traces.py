@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from opentelemetry import context as contexts
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
@@ -80,8 +81,11 @@ def span(name: str, traceparent: str = "", attributes: Attributes | None = None)
     parent = _context_of(traceparent)
     if _provider is None:
         made: trace.Span = NonRecordingSpan(_child_of(parent))
-        with trace.use_span(made):
+        token = contexts.attach(trace.set_span_in_context(made))
+        try:
             yield made
+        finally:
+            contexts.detach(token)
         return
     tracer = _provider.get_tracer("secure_runner")
     context = None if parent is None else trace.set_span_in_context(NonRecordingSpan(parent))
@@ -132,6 +136,8 @@ def _context_of(traceparent: str) -> SpanContext | None:
 
 
 def _child_of(parent: SpanContext | None) -> SpanContext:
-    trace_id = secrets.randbits(128) or 1 if parent is None else parent.trace_id
+    # Together: each asks the system.
+    first, last = divmod(secrets.randbits(192), 1 << 64)
+    trace_id = first or 1 if parent is None else parent.trace_id
     flags = TraceFlags(TraceFlags.SAMPLED) if parent is None else parent.trace_flags
-    return SpanContext(trace_id, secrets.randbits(64) or 1, is_remote=False, trace_flags=flags)
+    return SpanContext(trace_id, last or 1, is_remote=False, trace_flags=flags)

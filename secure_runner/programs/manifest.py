@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 MANIFEST_FORMAT: Literal[1] = 1
-DEFAULT_BATCH_SIZES = (1, 8, 32)
+DEFAULT_BATCH_SIZES = (1, 8, 32, 64)
 """The ladder of a program for which none was chosen."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

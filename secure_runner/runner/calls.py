@@ -36,6 +36,7 @@ class _Stream(asyncio.Protocol):
         self._take = take
         self._lost = lost
         self._received = bytearray()
+        self._unsent: list[bytes] = []
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -60,15 +61,25 @@ class _Stream(asyncio.Protocol):
         self._lost(self)
 
     def send(self, number: int, body: bytes) -> None:
-        """Send one message; nothing happens if the other end is gone."""
-        assert self._transport is not None
-        if not self._transport.is_closing():
-            self._transport.write(_HEAD.pack(len(body), number) + body)
+        """Send one message, with those that are sent a moment later; if the other end is gone, do nothing.
+
+        The answers to a batch come all at once, and each write is a system call.
+        """
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent += (_HEAD.pack(len(body), number), body)
 
     def close(self) -> None:
-        """End the connection at once."""
+        """End the connection at once; what was sent before goes out, as far as the other end takes it."""
         if self._transport is not None:
+            self._flush()
             self._transport.abort()
+
+    def _flush(self) -> None:
+        assert self._transport is not None, "only what is connected sends"
+        unsent, self._unsent = self._unsent, []
+        if unsent and not self._transport.is_closing():
+            self._transport.write(b"".join(unsent))
 
 
 class CallServer:

@@ -95,11 +95,11 @@ def test_a_full_batch_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wait_ends_where_it_costs_more_than_it_brings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that trickle in are waited for no longer than half of what a run takes."""
+    """Rows that trickle in are waited for no longer than a run takes."""
     arrivals = [0.001 + 0.004 * n for n in range(32)]
     waited_s, rows = _waited(monkeypatch, usual_gap_s=0.003, answered=32, arrivals=arrivals, run_s=0.01)
-    assert 1 < rows < 4
-    assert waited_s < 0.007
+    assert 1 < rows < 5
+    assert waited_s < 0.012
 
 
 def test_the_last_clients_of_a_batch_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
