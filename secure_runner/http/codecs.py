@@ -177,4 +177,6 @@ def _plain(array: Any) -> Any:
     return array.tolist()
 
 
-_ORJSON_DTYPES = frozenset(map(np.dtype, "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ?".split()))
+_ORJSON_DTYPES = frozenset(
+    map(np.dtype, ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"])
+)

@@ -15,6 +15,10 @@ _LOOK_EVERY_S = 0.001
 _WEIGHT_OF_NEWEST = 0.2
 _WEIGHT_OF_NEWEST_ROW = 0.05
 """Less: many rows come after each answer, and in bursts."""
+_MOST_AT_ONCE = 4.0
+_MOST_AT_ONCE_S = 0.005
+"""A time counts as at most so many times the usual one, and this more: after a night without requests, nobody
+is expected to take a night."""
 _COST_OF_WAITING = 0.25
 """What a second of waiting is taken to cost, in seconds of a run. The lane stands still, but the processors
 do not: they work on the requests that are coming. Padding, though, takes them as much as any row. With 4, 16
@@ -54,7 +58,8 @@ class Linger:
         """Rows have come."""
         now = time.monotonic()
         if self._answered_s is not None:
-            self._gap_s += _WEIGHT_OF_NEWEST * (now - self._answered_s - self._gap_s)
+            gap_s = min(now - self._answered_s, _MOST_AT_ONCE * self._gap_s + _MOST_AT_ONCE_S)
+            self._gap_s += _WEIGHT_OF_NEWEST * (gap_s - self._gap_s)
             self._answered_s = None
         elif self._returning:
             spacing_s = min(now - self._latest_s, _LONGEST_S) / rows

@@ -45,6 +45,25 @@ def test_measurements_follow_what_happens_now():
     assert ladder.first_rung(4) == 1
 
 
+def test_one_slow_run_of_a_large_rung_does_not_end_its_use():
+    """Two batches of 32 cannot be much faster than one of 64: after a while it is tried again."""
+    ladder = _measured({1: 0.07, 32: 0.15, 64: 3.3})
+    assert ladder.first_rung(64) == 32
+    for _ in range(25):
+        ladder.measured(32, 0.15)
+    assert ladder.first_rung(64) == 64
+    ladder.measured(64, 0.2)
+    assert ladder.run_s(64) == 0.2, "what was measured in the bad moment is forgotten"
+
+
+def test_a_large_rung_that_costs_by_the_row_stays_known():
+    """It costs what its rows cost, which is no reason to try it over and over."""
+    ladder = _measured({1: 0.1, 8: 0.85})
+    for _ in range(100):
+        ladder.measured(1, 0.1)
+    assert ladder.first_rung(2) == 1
+
+
 @given(
     st.lists(st.integers(1, 256), min_size=1, max_size=5, unique=True),
     st.data(),

@@ -45,9 +45,15 @@ def _waited(
     answered: int,
     arrivals: Sequence[float],
     run_s: float = 0.02,
+    pause_s: float = 0.0,
+    spacing_s: float | None = None,
 ) -> tuple[float, int]:
-    """Seconds waited and rows then there, where ``answered`` clients were answered at time 0."""
-    ladder = Ladder((1, 8, 32))
+    """Seconds waited and rows then there, where ``answered`` clients were answered at time 0.
+
+    Before, one client came back 30 times after the usual gap, with ``spacing_s`` others after it, and once
+    more after a pause.
+    """
+    ladder = Ladder((1, 8, 32, 64))
     for size in ladder.batch_sizes:
         ladder.measured(size, run_s)
     linger = Linger(ladder)
@@ -55,9 +61,15 @@ def _waited(
     monkeypatch.setattr(linger_module.time, "monotonic", clock.monotonic)
     monkeypatch.setattr(linger_module.asyncio, "sleep", clock.sleep)
     for _ in range(30):
-        linger.answered(1)
+        linger.answered(1 if spacing_s is None else 4)
         clock.advance(usual_gap_s)
         linger.arrived(1)
+        for _ in range(0 if spacing_s is None else 3):
+            clock.advance(spacing_s or 0.0)
+            linger.arrived(1)
+    linger.answered(1)
+    clock.advance(pause_s)
+    linger.arrived(1)
     clock.now = 0.0
     linger.answered(answered)
     clock._arrivals = sorted(arrivals)
@@ -90,8 +102,8 @@ def test_nobody_waits_for_a_client_that_has_left(monkeypatch: pytest.MonkeyPatch
 
 def test_a_full_batch_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is nothing to gain."""
-    waited_s, rows = _waited(monkeypatch, usual_gap_s=0.001, answered=64, arrivals=[0.001] * 32)
-    assert (waited_s, rows) == (0.0, 32)
+    waited_s, rows = _waited(monkeypatch, usual_gap_s=0.001, answered=128, arrivals=[0.001] * 64)
+    assert (waited_s, rows) == (0.0, 64)
 
 
 def test_a_wait_ends_where_it_costs_more_than_it_brings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +120,24 @@ def test_the_last_clients_of_a_batch_are_waited_for(monkeypatch: pytest.MonkeyPa
     waited_s, rows = _waited(monkeypatch, usual_gap_s=0.009, answered=32, arrivals=arrivals, run_s=0.028)
     assert rows >= 31, "for one row alone it is not worth it"
     assert waited_s < 0.014
+
+
+def test_the_last_of_many_are_waited_for_as_fast_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first comes late, behind all answers to the others; then one follows the other closely."""
+    arrivals = [0.001] * 60 + [0.003, 0.004, 0.005, 0.006]
+    waited_s, rows = _waited(
+        monkeypatch, usual_gap_s=0.025, spacing_s=0.0003, answered=64, arrivals=arrivals, run_s=0.028
+    )
+    assert rows == 64
+    assert waited_s < 0.01
+
+
+def test_a_pause_of_all_clients_is_not_what_they_usually_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come back fast, but for a night: the next morning they are waited for as before."""
+    arrivals = [0.001 + 0.0005 * n for n in range(16)]
+    waited_s, rows = _waited(monkeypatch, usual_gap_s=0.001, pause_s=30_000.0, answered=16, arrivals=arrivals)
+    assert rows == 16
+    assert waited_s < 0.012
 
 
 def test_two_clients_in_turn_are_merged() -> None:
