@@ -65,6 +65,9 @@ class Linger:
             spacing_s = min(now - self._latest_s, _LONGEST_S) / rows
             usual_s = spacing_s if self._spacing_s is None else self._spacing_s
             self._spacing_s = usual_s + _WEIGHT_OF_NEWEST_ROW * (spacing_s - usual_s)
+        if now - self._latest_s >= _LONGEST_S:
+            # Nobody waits so long for those who have not come back.
+            self._returning = 0
         self._returning = max(0, self._returning - rows)
         self._latest_s = now
 

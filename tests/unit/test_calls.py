@@ -69,6 +69,32 @@ def test_a_server_that_goes_away_fails_its_calls_at_once():
     assert [(type(error), error.code) for error in errors] == [(UnavailableError, "runner_unreachable")] * 3
 
 
+def test_what_was_answered_before_the_server_goes_away_arrives():
+    """It goes away in the very moment in which the answer is there, as at the end of a drained service."""
+
+    async def main() -> bytes:
+        answered = asyncio.Event()
+
+        async def answer(body: bytes) -> bytes:
+            answered.set()
+            return body[::-1]
+
+        server = CallServer(answer)
+        path = await server.open()
+
+        async def close() -> None:
+            await answered.wait()
+            await server.close()
+
+        closing = asyncio.create_task(close())
+        try:
+            return await _client_of(path).call(b"abc")
+        finally:
+            await closing
+
+    assert asyncio.run(main()) == b"cba"
+
+
 def test_calls_under_way_are_answered_by_the_server_that_takes_over():
     """It is asked what the first one was asked; one that goes away as well is an error."""
 

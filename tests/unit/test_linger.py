@@ -46,9 +46,10 @@ def _waited(
     arrivals: Sequence[float],
     run_s: float = 0.02,
     pause_s: float = 0.0,
+    until_s: float = 0.001,
     spacing_s: float | None = None,
 ) -> tuple[float, int]:
-    """Seconds waited and rows then there, where ``answered`` clients were answered at time 0.
+    """Seconds waited from ``until_s`` on and rows then there, where ``answered`` clients were answered at 0.
 
     Before, one client came back 30 times after the usual gap, with ``spacing_s`` others after it, and once
     more after a pause.
@@ -73,7 +74,7 @@ def _waited(
     clock.now = 0.0
     linger.answered(answered)
     clock._arrivals = sorted(arrivals)
-    clock.advance(0.001)
+    clock.advance(until_s)
     began = clock.now
     asyncio.run(linger.wait(lambda: clock.rows))
     return clock.now - began, clock.rows
@@ -138,6 +139,12 @@ def test_a_pause_of_all_clients_is_not_what_they_usually_take(monkeypatch: pytes
     waited_s, rows = _waited(monkeypatch, usual_gap_s=0.001, pause_s=30_000.0, answered=16, arrivals=arrivals)
     assert rows == 16
     assert waited_s < 0.012
+
+
+def test_nobody_waits_for_the_clients_of_an_hour_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty-four were answered then; one comes now."""
+    waited_s, rows = _waited(monkeypatch, usual_gap_s=0.025, answered=64, arrivals=[3600.0], until_s=3600.0)
+    assert (waited_s, rows) == (0.0, 1)
 
 
 def test_two_clients_in_turn_are_merged() -> None:
