@@ -76,7 +76,6 @@ def import_(
 
     NAME holds the program, which may be given away; NAME-params holds the weights, which may not.
     """
-    from secure_runner.programs.manifest import DEFAULT_BATCH_SIZES
     from secure_runner.programs.store import save_model
 
     console = Console()
@@ -89,7 +88,7 @@ def import_(
             chosen,
             model,
             protocol=cast(ProtocolName, protocol),
-            batch_sizes=tuple(batch_sizes) or DEFAULT_BATCH_SIZES,
+            batch_sizes=tuple(batch_sizes) or None,
             self_check=self_check,
             samples=samples,
         )

@@ -14,7 +14,6 @@ from secure_runner.programs.estimate import Estimate, Network, estimate_lowered
 from secure_runner.programs.leaks import check_no_leak
 from secure_runner.programs.lowering import Lowered, lower
 from secure_runner.programs.manifest import (
-    DEFAULT_BATCH_SIZES,
     ExecutableSpec,
     InputRange,
     LocalStepSpec,
@@ -43,7 +42,7 @@ def build_program(
     model: ConvertedModel,
     *,
     protocol: ProtocolName,
-    batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
+    batch_sizes: Sequence[int] | None = None,
     self_check: bool = True,
     samples: Sequence[Any] | None = None,
 ) -> tuple[Manifest, dict[str, bytes]]:
@@ -54,7 +53,7 @@ def build_program(
         model: a converted model; its weights are used for checks alone and do not enter the result.
         protocol: default protocol of deployments. With semi2k, what a dealer will be asked for is
             recorded too.
-        batch_sizes: the ladder; a batch is padded to the next size.
+        batch_sizes: the ladder; a batch is padded to the next size. Without, the protocol's usual one.
         self_check: whether to run the result and compare it with the model
             (`secure_runner.programs.self_check`).
         samples: rows for that, one array for each of the model's inputs; made up where there are none.
@@ -67,11 +66,10 @@ def build_program(
         SelfCheckError: the compiled program computes something else than the model.
         ProgramError: the model cannot be lowered or compiled.
     """
-    sizes = sorted(set(batch_sizes))
+    chosen = PROTOCOLS[protocol].batch_sizes if batch_sizes is None else batch_sizes
+    sizes = sorted(set(chosen))
     if not sizes or sizes[0] < 1:
-        raise ProgramError(
-            f"batch sizes must be positive integers, for example 1, 8, 32; got {list(batch_sizes)}"
-        )
+        raise ProgramError(f"batch sizes must be positive integers, for example 1, 8, 32; got {list(chosen)}")
     numeric = NumericSpec(field=model.numeric.field, fraction_bits=model.numeric.fraction_bits)
     params = tuple(
         TensorSpec(name=key, dtype=value.dtype.name, shape=value.shape)

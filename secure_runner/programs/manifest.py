@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from secure_runner.protocols import ProtocolName
 
 __all__ = [
-    "DEFAULT_BATCH_SIZES",
     "MANIFEST_FORMAT",
     "ExecutableSpec",
     "InputRange",
@@ -23,8 +22,6 @@ __all__ = [
 ]
 
 MANIFEST_FORMAT: Literal[1] = 1
-DEFAULT_BATCH_SIZES = (1, 8, 32, 64)
-"""The ladder of a program for which none was chosen."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -13,7 +13,7 @@ from bentoml.exceptions import BentoMLException, NotFound
 
 from secure_runner.errors import ProgramError
 from secure_runner.programs.files import read_program, write_program
-from secure_runner.programs.manifest import DEFAULT_BATCH_SIZES, Manifest
+from secure_runner.programs.manifest import Manifest
 from secure_runner.protocols import ProtocolName
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def save_model(
     model: ConvertedModel,
     *,
     protocol: ProtocolName = "semi2k",
-    batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
+    batch_sizes: Sequence[int] | None = None,
     self_check: bool = True,
     samples: Sequence[Any] | None = None,
 ) -> SavedModel:
@@ -53,7 +53,7 @@ def save_model(
         name: BentoML model name (lower case).
         model: what ``from_onnx`` or ``from_flax`` returned.
         protocol: default protocol of deployments.
-        batch_sizes: the ladder of batch sizes to compile.
+        batch_sizes: the ladder of batch sizes to compile; without, the protocol's usual one.
         self_check: whether to run the program once, here, and compare it with the model.
         samples: rows for that, one array for each of the model's inputs; made up where there are none.
 

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from converters import from_flax
 from secure_runner.errors import ProgramError
+from secure_runner.programs.build import build_program
 from secure_runner.programs.files import MANIFEST_FILE, read_program, write_program
 from secure_runner.programs.manifest import ExecutableSpec, Manifest, NumericSpec, RunCost, TensorSpec
 
@@ -105,6 +108,15 @@ def test_every_field_is_covered_by_the_digest():
 def test_the_ladder_is_ascending():
     """In whatever order the executables are listed."""
     assert _manifest(executables=_manifest().executables[::-1]).batch_sizes == (1, 8)
+
+
+@pytest.mark.parametrize(("protocol", "sizes"), [("aby3", (1, 8, 32, 64)), ("cheetah", (1, 8, 32))])
+def test_a_program_that_is_given_no_ladder_has_that_of_its_protocol(protocol, sizes):
+    """Where a batch costs little more than a row it goes further up."""
+    weights = {"w": np.ones((4, 2), np.float32)}
+    model = from_flax(lambda variables, x: x @ variables["w"], weights, np.ones((1, 4), np.float32))
+    manifest, _ = build_program("m", model, protocol=protocol, self_check=False)
+    assert manifest.batch_sizes == sizes
 
 
 def test_a_changed_executable_is_refused(program):
