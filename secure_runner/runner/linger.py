@@ -23,8 +23,6 @@ _COST_OF_WAITING = 0.25
 """What a second of waiting is taken to cost, in seconds of a run. The lane stands still, but the processors
 do not: they work on the requests that are coming. Padding, though, takes them as much as any row. With 4, 16
 and 64 clients on two cores: 7 to 10 % more rows a second than with 1.0, and a shorter p99."""
-_MOST_OF_A_RUN = 1.0
-"""No wait is longer than the run that it is for."""
 
 
 class Linger:
@@ -82,7 +80,8 @@ class Linger:
         if expected <= rows:
             return False
         run_s = self._ladder.expected_s
-        if waited_s >= min(_MOST_OF_A_RUN * run_s(expected), _LONGEST_S):
+        # No wait is longer than the run that it is for.
+        if waited_s >= min(run_s(expected), _LONGEST_S):
             return False
         worth_s = (run_s(rows) * expected / rows - run_s(expected)) / _COST_OF_WAITING
         silent_s = time.monotonic() - self._latest_s

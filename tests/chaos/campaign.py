@@ -132,18 +132,35 @@ def beset(
     for name in itertools.islice(_in_turn(faults, chosen), times):
         if time.monotonic() - began_s > seconds and len(outcome.recoveries) >= at_least:
             break
-        time.sleep(chosen.uniform(*pause_s))
-        target.note_ports()
-        warm = target.has_warm_standbys()
-        try:
-            blow = FAULTS[name].do(target, host, chosen)
-        except (psutil.Error, KeyError, IndexError) as error:
-            say(f"{name}: its victim was not there ({type(error).__name__})")
+        struck = _strike(name, target, host, chosen, pause_s, say)
+        if struck is None:
             continue
+        blow, warm = struck
         recovery = _recovery(name, blow, warm, load)
         outcome.recoveries.append(recovery)
         say(_line(recovery))
     outcome.seconds += time.monotonic() - began_s
+
+
+def _strike(
+    name: str,
+    target: Target,
+    host: Host,
+    chosen: random.Random,
+    pause_s: tuple[float, float],
+    say: Callable[[str], None],
+) -> tuple[Blow, bool] | None:
+    """Do a fault after a pause, once its victim is there: what the one before has ended may still be gone."""
+    until = time.monotonic() + _RECOVERY_TIMEOUT_S
+    while time.monotonic() < until:
+        time.sleep(chosen.uniform(*pause_s))
+        target.note_ports()
+        warm = target.has_warm_standbys()
+        try:
+            return FAULTS[name].do(target, host, chosen), warm
+        except (psutil.Error, KeyError, IndexError) as error:
+            say(f"{name}: its victim was not there ({type(error).__name__})")
+    return None
 
 
 def _in_turn(faults: Sequence[str], chosen: random.Random) -> Iterator[str]:
