@@ -6,13 +6,14 @@ import asyncio
 import base64
 import contextlib
 import functools
+import itertools
 import re
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -372,18 +373,18 @@ def tls_pair(
 
 @pytest.fixture
 def replace_processes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Has a party's first processes run a script instead of a party: each with arguments of its own, after
+    """Has a party's processes, or the first so many, run a script instead of a party, with arguments after
     those that a party has."""
     from secure_runner.sessions import process
 
     start = subprocess.Popen
 
-    def begin(party: str, script: Path, arguments: Sequence[Sequence[str]]) -> None:
-        left = iter(arguments)
+    def begin(party: str, script: Path, *arguments: str, first: int | None = None) -> None:
+        more = itertools.repeat(arguments) if first is None else itertools.repeat(arguments, first)
 
         def popen(command: list[str], **options: Any) -> Any:
-            if party in command and (more := next(left, None)) is not None:
-                command = [sys.executable, str(script), *command[3:], *more]
+            if party in command and (its := next(more, None)) is not None:
+                command = [sys.executable, str(script), *command[3:], *its]
             return start(command, **options)
 
         monkeypatch.setattr(process.subprocess, "Popen", popen)

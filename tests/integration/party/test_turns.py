@@ -47,7 +47,7 @@ def test_after_the_first_no_batch_waits_for_oblivious_transfers(
     files, weights = wide_files
     notes = tmp_path / "notes"
     notes.touch()
-    replace_processes("data-owner", Path(__file__).with_name("noting_party.py"), [[str(notes)]])
+    replace_processes("data-owner", Path(__file__).with_name("noting_party.py"), str(notes), first=1)
     deployed = deploy(files=files, protocol="cheetah")
     draw = np.random.default_rng(2)
 

@@ -1,6 +1,8 @@
 """A party process that replaces its first message of a batch to another party, or stops half-way.
 
-``deviating_party.py NAME FD HOW FILE``; FILE is made when it has deviated.
+``deviating_party.py NAME FD DIRECTORY WAY ...``: in the first of these ways in which no process has yet. It
+takes the way when it deviates and not before, since its session may end for other reasons; after the last
+one it is honest.
 """
 
 from __future__ import annotations
@@ -16,11 +18,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from secure_runner.frames import Kind, decode
 from secure_runner.party import __main__ as party
 
-HOW, DONE = sys.argv[3], Path(sys.argv[4])
+DIRECTORY, WAYS = Path(sys.argv[3]), sys.argv[4:]
+NO_START, NO_RUN = "no start", "no run"
 FOR_EVER_S = 3600.0
 
 
-def replaced(runtime: Any, message: bytes) -> list[bytes]:
+def taken(at: set[str]) -> str | None:
+    """The first way that is left, if this is where it deviates; it is no longer left."""
+    for number, way in enumerate(WAYS):
+        mark = DIRECTORY / f"deviated-{number}"
+        if way in at and not mark.exists():
+            mark.touch()
+            return way
+    return None
+
+
+def replaced(runtime: Any, message: bytes, way: str) -> list[bytes]:
     """What is sent in the place of a message with shares of inputs, or of outputs."""
     from secure_runner.party.shares import share_message, shares_of
 
@@ -48,7 +61,7 @@ def replaced(runtime: Any, message: bytes) -> list[bytes]:
         "result instead of inputs": lambda: [share_message(Kind.RESULT, frame.id, shares, about)],
         "inputs instead of result": lambda: [share_message(Kind.RUN, frame.id, shares, about)],
         "another run's": lambda: [share_message(kind, frame.id + 1, shares, about)],
-    }[HOW]()
+    }[way]()
 
 
 class Link:
@@ -56,16 +69,16 @@ class Link:
 
     def __init__(self, runtime: Any, link: Any) -> None:
         self._runtime, self._link = runtime, link
+        self._honest = False
 
     def send_async(self, rank: int, message: bytes) -> None:
         """Send it, or what takes its place."""
         frame = decode(message)
-        if frame.kind is Kind.KEEPALIVE or not frame.id or DONE.exists():
-            self._link.send_async(rank, message)
-            return
-        for other in replaced(self._runtime, message):
-            self._link.send_async(rank, other)
-        DONE.touch()
+        first = frame.kind is not Kind.KEEPALIVE and bool(frame.id) and not self._honest
+        way = taken({*WAYS} - {NO_START, NO_RUN}) if first else None
+        self._honest = self._honest or first
+        for sent in [message] if way is None else replaced(self._runtime, message, way):
+            self._link.send_async(rank, sent)
 
     def recv(self, rank: int) -> bytes:
         """Receive honestly."""
@@ -80,27 +93,25 @@ def deviate() -> None:
     serve = loops.serve
 
     def deviating(runtime: Any) -> None:
-        if HOW == "no run":
-            stop_in_the_first_run(runtime)
-        elif runtime.spec.settings.role == "data_owner":
+        if runtime.spec.settings.role == "data_owner":
             runtime.inputs = Link(runtime, runtime.inputs)
         else:
+            stop_in_a_run()
             runtime.outputs = Link(runtime, runtime.outputs)
         serve(runtime)
 
     loops.serve = deviating
 
 
-def stop_in_the_first_run(runtime: Any) -> None:
-    """Take the input shares of the first batch that is no warm-up, and compute nothing."""
+def stop_in_a_run() -> None:
+    """Take the input shares of a batch that is no warm-up, and compute nothing."""
     from secure_runner.party import peer_loop
 
     check_order = peer_loop.PeerLoop.check_order
 
     def stop(self: Any, run_id: int, batch_size: int) -> None:
         check_order(self, run_id, batch_size)
-        if run_id:
-            DONE.touch()
+        if run_id and taken({NO_RUN}):
             time.sleep(FOR_EVER_S)
 
     peer_loop.PeerLoop.check_order = stop  # type: ignore[method-assign]
@@ -114,8 +125,7 @@ def after_stage(stages: Any, stage: str) -> None:
     done(stages, stage)
     if stage == "import":
         deviate()
-    if stage == "link_and_params" and HOW == "no start":
-        DONE.touch()
+    if stage == "link_and_params" and taken({NO_START}):
         time.sleep(FOR_EVER_S)
 
 

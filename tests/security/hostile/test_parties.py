@@ -1,6 +1,6 @@
 """A party that deviates over the link, or stops half-way: its session ends, and the next one serves.
 
-The party runs this project's code with one message replaced. Its runner is honest.
+The party runs this project's code with a message of each session replaced. Its runner is honest.
 """
 
 from __future__ import annotations
@@ -55,11 +55,10 @@ _TIMEOUTS = Timeouts(connect_timeout_s=15.0, recv_timeout_s=1.5, run_timeout_s=2
 
 @pytest.fixture
 def deviating(replace_processes, tmp_path):
-    """Makes a party's first processes deviate, each in a way of its own; gives how many have."""
+    """Makes a party's processes deviate, in one way after the other; gives how many ways have been met."""
 
     def begin(party, ways):
-        arguments = [[way, str(tmp_path / f"deviated-{number}")] for number, way in enumerate(ways)]
-        replace_processes(party, Path(__file__).with_name("deviating_party.py"), arguments)
+        replace_processes(party, Path(__file__).with_name("deviating_party.py"), str(tmp_path), *ways)
         return lambda: len(list(tmp_path.glob("deviated-*")))
 
     return begin
@@ -83,7 +82,7 @@ def test_what_is_no_message_ends_the_session_and_nothing_else(deploy, small_mode
         np.testing.assert_allclose(answer, small_model.expected(rows), rtol=0, atol=ATOL)
         outcomes["right after all" if deviated() == len(_DEVIATIONS) else "right"] += 1
     ends = re.findall(r"party model-owner: process \d+ ended \((\w+)\)", caplog.text)
-    assert sum(reason in ("link", "run") for reason in ends) == len(_DEVIATIONS), ends
+    assert sum(reason in ("link", "run") for reason in ends) >= len(_DEVIATIONS), ends
     for _ in _DEVIATIONS:
         tried.count("parties that deviate", "refused")
 
@@ -115,7 +114,9 @@ def pair(deploy, tls_cluster_in, small_files, tmp_path):
             for name, settings in made.settings.items()
         }
         served = _Served(parties["data-owner"], read_program(small_files.program_dir))
-        api = PredictionApi(served, HttpSettings(authentication="none"))
+        # However slow the machine is: what is to be seen are sessions that end under a request.
+        settings = HttpSettings(authentication="none", default_deadline_s=120.0)
+        api = PredictionApi(served, settings)
         return parties, TestClient(create_app(api))
 
     return make
@@ -151,7 +152,7 @@ def test_a_party_that_stops_half_way_costs_time_and_nothing_else(
         served_after_all = _ask(client, small_model) == 200 and all_met
     for deployed in parties.values():
         deployed.stop()
-    ended = re.findall(r"session (\d+) ended", caplog.text)
+    ended = re.findall(r"session (\d+) (?:ended|could not start)", caplog.text)
     assert len(set(ended)) >= len(ways), caplog.text[-3000:]
     for _ in ways:
         tried.count("parties that stop half-way", "refused")
