@@ -55,17 +55,17 @@ class Linger:
     def arrived(self, rows: int) -> None:
         """Rows have come."""
         now = time.monotonic()
+        if now - self._latest_s >= _LONGEST_S:
+            # Nobody waits so long for those who have not come back.
+            self._returning = 0
         if self._answered_s is not None:
             gap_s = min(now - self._answered_s, _MOST_AT_ONCE * self._gap_s + _MOST_AT_ONCE_S)
             self._gap_s += _WEIGHT_OF_NEWEST * (gap_s - self._gap_s)
             self._answered_s = None
         elif self._returning:
-            spacing_s = min(now - self._latest_s, _LONGEST_S) / rows
+            spacing_s = (now - self._latest_s) / rows
             usual_s = spacing_s if self._spacing_s is None else self._spacing_s
             self._spacing_s = usual_s + _WEIGHT_OF_NEWEST_ROW * (spacing_s - usual_s)
-        if now - self._latest_s >= _LONGEST_S:
-            # Nobody waits so long for those who have not come back.
-            self._returning = 0
         self._returning = max(0, self._returning - rows)
         self._latest_s = now
 
