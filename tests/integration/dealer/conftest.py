@@ -14,10 +14,16 @@ def dealer() -> Iterator[DealerProcess]:
         yield process
 
 
-@pytest.fixture(scope="module", params=[2, 3, 5], ids=lambda count: f"{count}_parties")
+@pytest.fixture(scope="module", params=[2, 3], ids=lambda count: f"{count}_parties")
 def parties(request: pytest.FixtureRequest) -> Iterator[tuple[int, SpuParties]]:
     with SpuParties(request.param) as linked:
         yield request.param, linked
+
+
+@pytest.fixture(scope="module")
+def five_parties() -> Iterator[SpuParties]:
+    with SpuParties(5) as linked:
+        yield linked
 
 
 @pytest.fixture

@@ -54,7 +54,20 @@ def test_results_equal_plaintext(
 ) -> None:
     """A program with all operations, pinned to its transcript, gives the plaintext result, run after run,
     whether SPU's client asks the dealer itself or a relay in its process."""
-    count, linked = parties
+    _runs_equal_plaintext(*parties, dealer, field, plain_truncation, way)
+
+
+@pytest.mark.parametrize(("plain_truncation", "way"), [(False, "direct"), (True, "relayed")])
+def test_results_of_five_parties_equal_plaintext(
+    five_parties: SpuParties, dealer: DealerProcess, plain_truncation: bool, way: str
+) -> None:
+    """What the dealer makes depends on the field, or on how many share it, not on both."""
+    _runs_equal_plaintext(5, five_parties, dealer, "FM64", plain_truncation, way)
+
+
+def _runs_equal_plaintext(
+    count: int, linked: SpuParties, dealer: DealerProcess, field: str, plain_truncation: bool, way: str
+) -> None:
     base = {**SEMI2K, "field": field, "trunc_allow_msb_error": plain_truncation}
     name = f"operations-{count}-{field}-{plain_truncation}-{way}"
     names = [f"party{rank}" for rank in range(count)]
