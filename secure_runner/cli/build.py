@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -61,7 +57,6 @@ def build(model: str, directory: Path | None) -> None:
     if manifest.protocol == "semi2k":
         roles.append("dealer")
     console = Console(highlight=False)
-    context = click.get_current_context().with_resource(_included(settings["include"]))
     for role in roles:
         arguments = {} if role == "dealer" else {"model": tag}
         name = f"{tag.partition(':')[0]}-{role.replace('_', '-')}"
@@ -70,7 +65,7 @@ def build(model: str, directory: Path | None) -> None:
                 bento = bentoml.bentos.build(
                     SERVICES[role],
                     name=name,
-                    build_ctx=context,
+                    build_ctx=".",
                     args=arguments,
                     include=settings["include"],
                     python=settings["python"],
@@ -85,14 +80,3 @@ def build(model: str, directory: Path | None) -> None:
             path = bentoml.bentos.export_bento(str(bento.tag), str(directory / f"{name}.bento"))
             exported = f"  → {path}"
         console.print(f"{role:12} {bento.tag}{exported}", soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _included(patterns: Sequence[str]) -> Iterator[str]:
-    """A folder of the files that go into every Bento. BentoML looks at each file there is, a .venv's too."""
-    with tempfile.TemporaryDirectory() as folder:
-        for file in (file for pattern in patterns for file in Path().glob(pattern)):
-            target = folder / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, target)
-        yield folder
